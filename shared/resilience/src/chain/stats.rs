@@ -1,0 +1,183 @@
+//! How the tiers of a chain did.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+use super::attempt::AttemptOutcome;
+
+/// How a chain did since it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainStats {
+    /// Requests that ended.
+    pub requests: u64,
+    /// Requests that no tier answered.
+    pub unanswered: u64,
+    /// Requests that were given up before an end.
+    pub cancelled: u64,
+    /// The tiers, in order.
+    pub tiers: Vec<TierStats>,
+}
+
+/// How a tier did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierStats {
+    /// The tier.
+    pub tier: Arc<str>,
+    /// Calls made to its backends that ended.
+    pub attempts: u64,
+    /// Requests that it answered.
+    pub served: u64,
+    /// Calls that failed, timeouts included.
+    pub failures: u64,
+    /// Times that a backend, or the whole tier, was passed over without a call.
+    pub skipped: u64,
+    /// The times of successful calls. `None` before the first.
+    pub latency: Option<LatencyQuantiles>,
+}
+
+/// Quantiles of a latency, with a relative error of at most 1 %.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatencyQuantiles {
+    /// Half of the calls were as fast.
+    pub p50: Duration,
+    /// 90 % of the calls were as fast.
+    pub p90: Duration,
+    /// 99 % of the calls were as fast.
+    pub p99: Duration,
+}
+
+/// Longer calls are counted as this long: an hour, far over any deadline.
+const LONGEST_MICROS: u64 = 3_600_000_000;
+
+#[derive(Debug)]
+struct TierRecorder {
+    tier: Arc<str>,
+    attempts: AtomicU64,
+    served: AtomicU64,
+    failures: AtomicU64,
+    skipped: AtomicU64,
+    /// In microseconds. `None` only if a histogram cannot be made.
+    latency: Option<Mutex<Histogram<u64>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Recorder {
+    requests: AtomicU64,
+    unanswered: AtomicU64,
+    cancelled: AtomicU64,
+    tiers: Vec<TierRecorder>,
+}
+
+impl Recorder {
+    pub(super) fn new(tiers: impl Iterator<Item = Arc<str>>) -> Self {
+        let tiers = tiers
+            .map(|tier| TierRecorder {
+                tier,
+                attempts: AtomicU64::new(0),
+                served: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+                skipped: AtomicU64::new(0),
+                latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 2)
+                    .ok()
+                    .map(Mutex::new),
+            })
+            .collect();
+        Self {
+            requests: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            tiers,
+        }
+    }
+
+    pub(super) fn served(&self, tier: usize, took: Duration) {
+        let tier = &self.tiers[tier];
+        tier.attempts.fetch_add(1, Ordering::Relaxed);
+        tier.served.fetch_add(1, Ordering::Relaxed);
+        if let Some(latency) = &tier.latency {
+            latency
+                .lock()
+                .saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
+    pub(super) fn ended(&self, tier: usize, outcome: AttemptOutcome) {
+        let tier = &self.tiers[tier];
+        tier.attempts.fetch_add(1, Ordering::Relaxed);
+        if matches!(outcome, AttemptOutcome::Failure | AttemptOutcome::Timeout) {
+            tier.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn skipped(&self, tier: usize) {
+        self.tiers[tier].skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn unanswered(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> ChainStats {
+        ChainStats {
+            requests: self.requests.load(Ordering::Relaxed),
+            unanswered: self.unanswered.load(Ordering::Relaxed),
+            cancelled: self.cancelled.load(Ordering::Relaxed),
+            tiers: self.tiers.iter().map(TierRecorder::stats).collect(),
+        }
+    }
+}
+
+impl TierRecorder {
+    fn stats(&self) -> TierStats {
+        let latency = self.latency.as_ref().and_then(|latency| {
+            let latency = latency.lock();
+            let quantile = |q| Duration::from_micros(latency.value_at_quantile(q));
+            (!latency.is_empty()).then(|| LatencyQuantiles {
+                p50: quantile(0.5),
+                p90: quantile(0.9),
+                p99: quantile(0.99),
+            })
+        });
+        TierStats {
+            tier: Arc::clone(&self.tier),
+            attempts: self.attempts.load(Ordering::Relaxed),
+            served: self.served.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            latency,
+        }
+    }
+}
+
+/// Counts a walk exactly once, also when its future is dropped.
+#[derive(Debug)]
+pub(super) struct WalkGuard<'a> {
+    recorder: &'a Recorder,
+    finished: bool,
+}
+
+impl<'a> WalkGuard<'a> {
+    pub(super) fn new(recorder: &'a Recorder) -> Self {
+        Self {
+            recorder,
+            finished: false,
+        }
+    }
+
+    pub(super) fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for WalkGuard<'_> {
+    fn drop(&mut self) {
+        self.recorder.requests.fetch_add(1, Ordering::Relaxed);
+        if !self.finished {
+            self.recorder.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::{CircuitBreakerConfig, ManualClock, Outcome, State};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// What a scripted backend does with every call.
+#[derive(Debug, Clone, Copy)]
+enum Script {
+    Answer,
+    Fail,
+    Refuse,
+    Miss,
+    Hang,
+}
+
+#[derive(Debug)]
+struct Scripted {
+    name: &'static str,
+    breaker: Option<CircuitBreaker>,
+    script: Script,
+}
+
+impl Backend for Scripted {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn breaker(&self) -> Option<&CircuitBreaker> {
+        self.breaker.as_ref()
+    }
+}
+
+#[derive(Debug, Error)]
+#[error("{0:?}")]
+struct Failed(Script);
+
+impl CallError for Failed {
+    fn verdict(&self) -> Verdict {
+        let (breaker, outcome, next) = match self.0 {
+            Script::Refuse => (Outcome::Ignored, AttemptOutcome::Rejected, Next::Stop),
+            Script::Miss => (Outcome::Success, AttemptOutcome::Miss, Next::Tier),
+            Script::Answer | Script::Fail | Script::Hang => {
+                (Outcome::Failure, AttemptOutcome::Failure, Next::Backend)
+            }
+        };
+        Verdict {
+            breaker,
+            outcome,
+            next,
+        }
+    }
+}
+
+async fn play(backend: Arc<Scripted>, _deadline: Deadline) -> Result<&'static str, Failed> {
+    match backend.script {
+        Script::Answer => Ok(backend.name),
+        Script::Hang => std::future::pending().await,
+        Script::Fail | Script::Refuse | Script::Miss => Err(Failed(backend.script)),
+    }
+}
+
+fn backend(name: &'static str, script: Script) -> Arc<Scripted> {
+    let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
+    let breaker = Some(CircuitBreaker::new(
+        name,
+        config,
+        Arc::new(ManualClock::new()),
+    ));
+    Arc::new(Scripted {
+        name,
+        breaker,
+        script,
+    })
+}
+
+fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
+    Arc::new(Tier {
+        name: Arc::from(name),
+        timeout: Some(ms(5000)),
+        first_item_timeout: Some(ms(3000)),
+        minimum: ms(100),
+        reserve: ms(1000),
+        backends,
+    })
+}
+
+fn walk(timeout: Duration) -> Walk<'static, Scripted> {
+    Walk {
+        deadline: Deadline::after(timeout),
+        started: Instant::now(),
+        streaming: false,
+        exclude: &|_| None,
+    }
+}
+
+fn outcomes(attempts: &[Attempt]) -> Vec<(&str, AttemptOutcome)> {
+    attempts
+        .iter()
+        .map(|attempt| (&*attempt.backend, attempt.outcome))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_tier_that_answers_serves_and_every_attempt_is_named() {
+    let chain = FallbackChain::new(vec![
+        tier(
+            "one",
+            vec![backend("a", Script::Fail), backend("b", Script::Hang)],
+        ),
+        tier(
+            "two",
+            vec![backend("c", Script::Miss), backend("never", Script::Answer)],
+        ),
+        tier("three", vec![backend("d", Script::Answer)]),
+    ]);
+    let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+    assert_eq!((served.answer, served.tier), ("d", 2));
+    assert_eq!(
+        outcomes(&served.attempts),
+        [
+            ("a", AttemptOutcome::Failure),
+            ("b", AttemptOutcome::Timeout),
+            ("c", AttemptOutcome::Miss),
+            ("d", AttemptOutcome::Success),
+        ]
+    );
+    assert_eq!(served.attempts[1].took, ms(5000));
+    assert_eq!(served.attempts[2].started_after, ms(5000));
+    assert_eq!(served.attempts[0].breaker_state, Some(State::Closed));
+    assert_eq!(
+        chain.tiers()[1].backends[0].breaker().unwrap().state(),
+        State::Closed
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_is_passed_over_at_once_and_says_so() {
+    let chain = FallbackChain::new(vec![tier("one", vec![backend("a", Script::Fail)])]);
+    let first = chain.run(walk(ms(1000)), play).await.unwrap_err();
+    assert!(matches!(
+        first,
+        ChainError::Exhausted {
+            retry_after: None,
+            ..
+        }
+    ));
+    let second = chain.run(walk(ms(1000)), play).await.unwrap_err();
+    let ChainError::Exhausted {
+        attempts,
+        retry_after,
+    } = second
+    else {
+        panic!("{second:?}")
+    };
+    assert_eq!(retry_after, Some(ms(30_000)));
+    assert_eq!(
+        outcomes(&attempts),
+        [("a", AttemptOutcome::Skipped(SkipReason::Breaker))]
+    );
+    assert_eq!(attempts[0].breaker_state, Some(State::Open));
+    assert_eq!(
+        attempts[0].detail,
+        "circuit breaker is open, next probe in 30.0s"
+    );
+    let stats = chain.stats();
+    assert_eq!((stats.requests, stats.unanswered), (2, 2));
+    assert_eq!(
+        (
+            stats.tiers[0].attempts,
+            stats.tiers[0].failures,
+            stats.tiers[0].skipped
+        ),
+        (1, 1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_stops_the_walk_and_spares_the_breaker() {
+    let refusing = backend("a", Script::Refuse);
+    let chain = FallbackChain::new(vec![
+        tier("one", vec![Arc::clone(&refusing)]),
+        tier("two", vec![backend("b", Script::Answer)]),
+    ]);
+    let error = chain.run(walk(ms(1000)), play).await.unwrap_err();
+    let ChainError::Stopped { attempts, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Rejected)]);
+    assert_eq!(refusing.breaker().unwrap().state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_tier_leaves_time_for_the_next() {
+    let chain = FallbackChain::new(vec![
+        tier("one", vec![backend("a", Script::Hang)]),
+        tier("two", vec![backend("b", Script::Answer)]),
+    ]);
+    let served = chain.run(walk(ms(1500)), play).await.unwrap();
+    assert_eq!(served.answer, "b");
+    assert_eq!(served.attempts[0].took, ms(750));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_that_cannot_answer_in_what_is_left_is_passed_over_unharmed() {
+    let hurried = backend("a", Script::Hang);
+    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&hurried)])]);
+    let error = chain.run(walk(ms(50)), play).await.unwrap_err();
+    let ChainError::DeadlineExceeded { attempts } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(attempts[0].detail, "50ms left, 100ms needed");
+    assert_eq!(hurried.breaker().unwrap().state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_can_rule_tiers_out() {
+    let chain = FallbackChain::new(vec![
+        tier("one", vec![backend("a", Script::Answer)]),
+        tier("two", vec![backend("b", Script::Answer)]),
+    ]);
+    let only_two = |tier: &Tier<Scripted>| (&*tier.name != "two").then_some("pinned to `two`");
+    let walk = Walk {
+        exclude: &only_two,
+        ..walk(ms(1000))
+    };
+    let served = chain.run(walk, play).await.unwrap();
+    assert_eq!(served.answer, "b");
+    assert_eq!(
+        served.attempts[0].outcome,
+        AttemptOutcome::Skipped(SkipReason::Request)
+    );
+    assert_eq!(served.attempts[0].detail, "pinned to `two`");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opened_stream_keeps_its_permit_to_the_end() {
+    let streaming = backend("a", Script::Answer);
+    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&streaming)])]);
+    let mut served = chain.open(walk(ms(1000)), play).await.unwrap();
+    assert_eq!(streaming.breaker().unwrap().snapshot().totals.success, 0);
+    served.permit.take().unwrap().failure();
+    assert_eq!(streaming.breaker().unwrap().state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_walk_is_counted_and_gives_its_permit_back() {
+    let hanging = backend("a", Script::Hang);
+    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&hanging)])]);
+    let outcome = tokio::time::timeout(ms(10), chain.run(walk(ms(1000)), play)).await;
+    assert!(outcome.is_err());
+    assert_eq!(hanging.breaker().unwrap().snapshot().totals.cancelled, 1);
+    let stats = chain.stats();
+    assert_eq!(
+        (stats.requests, stats.cancelled, stats.unanswered),
+        (1, 1, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn latency_quantiles_are_those_of_successful_calls() {
+    let chain = FallbackChain::new(vec![tier("one", vec![backend("a", Script::Answer)])]);
+    assert_eq!(chain.stats().tiers[0].latency, None);
+    for step in 1..=100 {
+        let slow = |_: Arc<Scripted>, _| async move {
+            tokio::time::sleep(ms(10 * step)).await;
+            Ok::<_, Failed>(())
+        };
+        chain.run(walk(ms(10_000)), slow).await.unwrap();
+    }
+    let latency = chain.stats().tiers[0].latency.unwrap();
+    for (quantile, expected) in [
+        (latency.p50, 500.0),
+        (latency.p90, 900.0),
+        (latency.p99, 990.0),
+    ] {
+        let error = (quantile.as_secs_f64() * 1000.0 - expected).abs() / expected;
+        assert!(error <= 0.02, "{quantile:?} is not {expected} ms");
+    }
+}

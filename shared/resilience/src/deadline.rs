@@ -1,0 +1,78 @@
+//! One deadline for a whole request, divided among those who work on it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The instant by which a request must have its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The deadline that lies `timeout` from now.
+    pub fn after(timeout: Duration) -> Self {
+        Self(Instant::now() + timeout)
+    }
+
+    /// The deadline at an instant.
+    pub fn at(instant: Instant) -> Self {
+        Self(instant)
+    }
+
+    /// The instant.
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// What is left. Zero once it has passed.
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(self) -> bool {
+        self.remaining().is_zero()
+    }
+
+    /// The share of this deadline for one step, when later steps want `reserve`.
+    ///
+    /// The step gets what the reserve leaves, but no less than half of what remains and no more than `limit`: where
+    /// time is short, a large reserve for later steps must not starve the step that is most likely to answer, and
+    /// whatever it does, half of the time is left for the others.
+    #[must_use]
+    pub fn share(self, limit: Option<Duration>, reserve: Duration) -> Self {
+        let remaining = self.remaining();
+        let share = if reserve.is_zero() {
+            remaining
+        } else {
+            remaining.saturating_sub(reserve).max(remaining / 2)
+        };
+        Self(Instant::now() + limit.map_or(share, |limit| share.min(limit)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_leaves_the_reserve_but_takes_at_least_half() {
+        let deadline = Deadline::after(ms(1000));
+        assert_eq!(deadline.share(None, ms(100)).remaining(), ms(900));
+        assert_eq!(deadline.share(None, ms(900)).remaining(), ms(500));
+        assert_eq!(deadline.share(None, Duration::ZERO).remaining(), ms(1000));
+        assert_eq!(deadline.share(Some(ms(50)), ms(100)).remaining(), ms(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_remains_of_a_deadline_that_has_passed() {
+        let deadline = Deadline::after(ms(10));
+        tokio::time::advance(ms(11)).await;
+        assert!(deadline.has_passed());
+        assert_eq!(deadline.share(None, ms(5)).remaining(), Duration::ZERO);
+    }
+}

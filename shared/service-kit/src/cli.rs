@@ -1,0 +1,242 @@
+//! The command line that all services share, and the life of a process: read, bind, run, drain.
+
+mod healthcheck;
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::{self, Environment, Loaded, ServiceConfig};
+use crate::health::READINESS;
+use crate::serving::ServeError;
+use crate::shutdown::{Shutdown, ShutdownConfig};
+use crate::telemetry::{Telemetry, TelemetryConfig};
+
+/// Exit code for a configuration that cannot be used.
+const BAD_CONFIGURATION: u8 = 2;
+/// How long a collector may take to accept the last spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the servers may take to end once everything was aborted.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A process of the suite.
+pub trait Service: Sized + Send {
+    /// The binary's name.
+    const NAME: &'static str;
+    /// What it does, in one line.
+    const ABOUT: &'static str;
+    /// Its configuration.
+    type Config: ServiceConfig + Send;
+
+    /// The `telemetry` section.
+    fn telemetry(config: &Self::Config) -> &TelemetryConfig;
+
+    /// The `shutdown` section.
+    fn shutdown(config: &Self::Config) -> ShutdownConfig;
+
+    /// The gRPC address that the health check asks.
+    fn health_address(config: &Self::Config) -> SocketAddr;
+
+    /// Binds the listeners.
+    fn bind(
+        config: Self::Config,
+        telemetry: &Telemetry,
+    ) -> impl Future<Output = Result<Self, ServeError>> + Send;
+
+    /// Where it listens, by purpose.
+    fn addresses(&self) -> Vec<(&'static str, SocketAddr)>;
+
+    /// What to tell a person when it is ready. Written to standard error, and only on a terminal or where the service
+    /// exists to be tried.
+    fn welcome(&self) -> Option<String> {
+        None
+    }
+
+    /// Serves until the shutdown is through.
+    fn run(self, shutdown: Shutdown) -> impl Future<Output = Result<(), ServeError>> + Send;
+}
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Configuration file (YAML). It wins over the environment, which wins over the defaults.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Print each setting with its value and source, and exit.
+    #[arg(long)]
+    print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask the running process for its health; exit 0 if it is SERVING, 1 if not.
+    Healthcheck {
+        /// The health name to ask for.
+        #[arg(long, default_value = READINESS)]
+        service: String,
+        /// Where to ask. Default: the configured gRPC address, on loopback.
+        #[arg(long, value_name = "IP:PORT")]
+        address: Option<SocketAddr>,
+    },
+}
+
+/// Runs a service as this process. Returns its exit code: 0 after a shutdown, 1 after a failure, 2 for a configuration
+/// that cannot be used.
+pub fn run<S: Service>() -> ExitCode {
+    let arguments = parse::<S>();
+    let environment = Environment::of_process();
+    let loaded = match config::load::<S::Config>(arguments.config.as_deref(), &environment) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            complain(S::NAME, &error);
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    if arguments.print_config {
+        return print(&loaded);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(S::NAME, &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match arguments.command {
+        Some(Command::Healthcheck { service, address }) => {
+            let address = address.unwrap_or_else(|| S::health_address(&loaded.config));
+            runtime.block_on(healthcheck::run(address, &service))
+        }
+        None => runtime
+            .block_on(live::<S>(loaded.config))
+            .map_err(|error| chain(&error)),
+    };
+    // Nothing is left that deserves waiting for: all servers have ended or were given up.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(S::NAME, &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse<S: Service>() -> Arguments {
+    let command = Arguments::command()
+        .name(S::NAME)
+        .about(S::ABOUT)
+        .version(env!("CARGO_PKG_VERSION"));
+    let matches = command.get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+fn print<T: ServiceConfig>(loaded: &Loaded<T>) -> ExitCode {
+    match std::io::stdout()
+        .lock()
+        .write_all(loaded.to_text().as_bytes())
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_closed) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(name: &str, error: &impl Display) {
+    // Where standard error is closed there is nobody left to tell.
+    drop(writeln!(std::io::stderr(), "{name}: {error}"));
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+async fn live<S: Service>(config: S::Config) -> Result<(), ServeError> {
+    let telemetry = Telemetry::init(S::telemetry(&config), S::NAME)?;
+    let result = serve::<S>(config, &telemetry).await;
+    if let Err(error) = &result {
+        error!(error = error as &dyn std::error::Error, "failed");
+    }
+    telemetry.shut_down(FLUSH_TIMEOUT).await;
+    result
+}
+
+async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(), ServeError> {
+    let mut signals = Signals::new()?;
+    let shutdown_config = S::shutdown(&config);
+    let service = S::bind(config, telemetry).await?;
+    let addresses = service
+        .addresses()
+        .iter()
+        .map(|(purpose, address)| format!("{purpose}={address}"))
+        .collect::<Vec<_>>();
+    let welcome = service.welcome();
+    let shutdown = Shutdown::new();
+    let running = service.run(shutdown.clone());
+    tokio::pin!(running);
+    info!(
+        addresses = addresses.join(" "),
+        service = S::NAME,
+        version = env!("CARGO_PKG_VERSION"),
+        "ready"
+    );
+    if let Some(welcome) = welcome {
+        drop(write!(std::io::stderr(), "{welcome}"));
+    }
+    tokio::select! {
+        ended = &mut running => return ended,
+        name = signals.next() => info!(signal = name, "shutting down"),
+    }
+    let hurry = async {
+        let name = signals.next().await;
+        warn!(
+            signal = name,
+            "second signal: requests in flight are cut off"
+        );
+    };
+    tokio::select! {
+        ended = &mut running => return ended,
+        () = shutdown.run(&shutdown_config, hurry) => {}
+    }
+    if let Ok(ended) = tokio::time::timeout(ABORT_TIMEOUT, running).await {
+        return ended;
+    }
+    warn!("requests were still in flight when the grace period ended");
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Configuration, parsed into types once, before anything starts.
+//!
+//! One YAML document configures the whole suite; each service reads its own sections and leaves the others alone, so
+//! that one file (one ConfigMap) serves all. A value comes from, in this order: the file, the environment, the default.
+//! An environment variable is either one of the names that a service knows (see [`EnvVar`]) or
+//! `AIP__SECTION__KEY[__KEY…]`.
+//!
+//! Whatever is wrong is refused with the key, the value and the rule; problems that validation finds are all reported
+//! in one run.
+
+mod environment;
+mod error;
+mod print;
+mod types;
+
+use std::fmt;
+use std::path::Path;
+
+use figment::providers::Serialized;
+use figment::value::{Dict, Value};
+use figment::{Figment, Metadata, Profile};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use environment::{EnvVar, Environment, Parse};
+pub use error::{ConfigError, Problem, Problems};
+pub use types::{Endpoint, ListenAddress, Seconds, Secret, SecretUrl, comma_separated};
+
+/// The sections that a configuration file may have.
+pub const SECTIONS: &[&str] = &[
+    "agent_router",
+    "agents",
+    "api_server",
+    "cache",
+    "circuit_breaker",
+    "fallback_chain",
+    "gateway",
+    "security",
+    "shutdown",
+    "telemetry",
+    "tiers",
+    "upstream_sim",
+];
+
+/// A service's configuration: a struct whose fields are sections.
+pub trait ServiceConfig: Serialize + DeserializeOwned + Default {
+    /// The environment variables that it knows by name.
+    const ENVIRONMENT: &'static [&'static [EnvVar]];
+
+    /// Checks what the types alone cannot.
+    fn check(&self, problems: &mut Problems);
+}
+
+/// A configuration and where each of its values came from.
+pub struct Loaded<T> {
+    /// The configuration.
+    pub config: T,
+    figment: Figment,
+}
+
+impl<T: fmt::Debug> fmt::Debug for Loaded<T> {
+    /// Leaves the raw values out: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Serialize> Loaded<T> {
+    /// Every value with its source, one a line, secrets redacted.
+    pub fn to_text(&self) -> String {
+        print::to_text(&self.config, &self.figment)
+    }
+}
+
+/// Reads a configuration from a file, if there is one, and the environment.
+///
+/// # Errors
+/// The file cannot be read, or a key or value is wrong.
+pub fn load<T: ServiceConfig>(
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<Loaded<T>, ConfigError> {
+    let defaults =
+        Value::serialize(T::default()).map_err(|error| ConfigError::Defaults(error.to_string()))?;
+    let own: Vec<String> = defaults
+        .as_dict()
+        .map(|dict| dict.keys().cloned().collect())
+        .unwrap_or_default();
+    let mut figment = Figment::from(Serialized::defaults(defaults));
+    let known = T::ENVIRONMENT.iter().copied().flatten();
+    for (name, key, value) in environment.values(known, &own)? {
+        let metadata = Metadata::named(format!("environment {name}"));
+        figment = figment.merge(Layer {
+            metadata,
+            dict: nest(&key, value),
+        });
+    }
+    if let Some(path) = file {
+        let dict = own_sections(read_file(path)?, &own)?;
+        let metadata = Metadata::named(format!("file {}", path.display()));
+        figment = figment.merge(Layer { metadata, dict });
+    }
+    let config: T = figment
+        .extract()
+        .map_err(|error| ConfigError::from_figment(&error, &figment))?;
+    let mut problems = Problems::default();
+    config.check(&mut problems);
+    problems.into_result(|key| print::source(&figment, key))?;
+    Ok(Loaded { config, figment })
+}
+
+fn read_file(path: &Path) -> Result<Dict, ConfigError> {
+    let unreadable = |reason: String| ConfigError::File {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let value: Option<Dict> =
+        serde_yaml_ng::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+    Ok(value.unwrap_or_default())
+}
+
+fn own_sections(document: Dict, own: &[String]) -> Result<Dict, ConfigError> {
+    let mut kept = Dict::new();
+    for (section, value) in document {
+        if !SECTIONS.contains(&section.as_str()) {
+            return Err(Problem::unknown_key(&section, &section, SECTIONS).into());
+        }
+        if own.contains(&section) {
+            // A section without content, such as one whose lines are all comments, says nothing.
+            if !matches!(value, Value::Empty(..)) {
+                kept.insert(section, value);
+            }
+        }
+    }
+    Ok(kept)
+}
+
+fn nest(key: &[String], value: Value) -> Dict {
+    match key {
+        [] => Dict::new(),
+        [last] => Dict::from([(last.clone(), value)]),
+        [first, rest @ ..] => Dict::from([(first.clone(), Value::from(nest(rest, value)))]),
+    }
+}
+
+struct Layer {
+    metadata: Metadata,
+    dict: Dict,
+}
+
+impl figment::Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        self.metadata.clone()
+    }
+
+    fn data(&self) -> figment::Result<figment::value::Map<Profile, Dict>> {
+        Ok(Profile::Default.collect(self.dict.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

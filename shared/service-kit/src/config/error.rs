@@ -1,0 +1,182 @@
+//! What can be wrong with a configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use figment::Figment;
+use figment::error::Kind;
+use thiserror::Error;
+
+use super::print;
+
+/// One wrong key or value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, or the environment variable's name.
+    pub key: String,
+    /// The value as it was given. Empty where there is none.
+    pub value: String,
+    /// Where it was given. Empty where the key says it.
+    pub source: String,
+    /// What it must be.
+    pub rule: String,
+}
+
+impl Problem {
+    /// `value` is wrong for `key`, by `rule`.
+    pub fn new(key: impl Into<String>, value: impl fmt::Display, rule: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.to_string(),
+            source: String::new(),
+            rule: rule.into(),
+        }
+    }
+
+    /// There is no such key.
+    pub(super) fn unknown_key(key: &str, name: &str, known: &[&str]) -> Self {
+        let nearest = known
+            .iter()
+            .map(|known| (strsim::damerau_levenshtein(name, known), *known))
+            .filter(|(distance, known)| *distance <= 2 || *distance * 3 <= known.len())
+            .min();
+        let rule = match nearest {
+            Some((_, nearest)) => format!("unknown key; did you mean `{nearest}`?"),
+            None => format!("unknown key; known are {}", known.join(", ")),
+        };
+        Self::new(key, "", rule)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if !self.value.is_empty() {
+            write!(f, " = {}", self.value)?;
+        }
+        if !self.source.is_empty() {
+            write!(f, " ({})", self.source)?;
+        }
+        write!(f, ": {}", self.rule)
+    }
+}
+
+/// Collects problems, so that all of them are reported in one run.
+#[derive(Debug, Default)]
+pub struct Problems {
+    found: Vec<Problem>,
+}
+
+impl Problems {
+    /// Adds a problem.
+    pub fn add(
+        &mut self,
+        key: impl Into<String>,
+        value: impl fmt::Display,
+        rule: impl Into<String>,
+    ) {
+        self.found.push(Problem::new(key, value, rule));
+    }
+
+    /// Adds a problem unless `holds`.
+    pub fn require(&mut self, holds: bool, key: &str, value: impl fmt::Display, rule: &str) {
+        if !holds {
+            self.add(key, value, rule);
+        }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// What was found.
+    pub fn found(&self) -> &[Problem] {
+        &self.found
+    }
+
+    pub(super) fn into_result(
+        mut self,
+        source: impl Fn(&str) -> String,
+    ) -> Result<(), ConfigError> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        for problem in &mut self.found {
+            problem.source = source(&problem.key);
+        }
+        Err(ConfigError::Invalid(self.found))
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// Wrong keys or values.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<Problem>),
+    /// The file cannot be read or is not YAML.
+    #[error("configuration file {}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The defaults cannot be represented: a bug.
+    #[error("defaults: {0}")]
+    Defaults(String),
+}
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self::Invalid(vec![problem])
+    }
+}
+
+impl ConfigError {
+    pub(super) fn from_figment(error: &figment::Error, figment: &Figment) -> Self {
+        let mut key = error.path.join(".");
+        let problem = match &error.kind {
+            Kind::UnknownField(name, known) => {
+                // The path of an unknown key ends with the key itself where figment has walked into it.
+                if error.path.last() != Some(name) {
+                    key = [error.path.as_slice(), std::slice::from_ref(name)]
+                        .concat()
+                        .join(".");
+                }
+                let mut problem = Problem::unknown_key(&key, name, known);
+                problem.source = print::source(figment, &problem.key);
+                return problem.into();
+            }
+            Kind::MissingField(name) => {
+                key = if key.is_empty() {
+                    name.to_string()
+                } else {
+                    format!("{key}.{name}")
+                };
+                Problem::new(key, "", "is required")
+            }
+            Kind::UnknownVariant(name, known) => {
+                Problem::new(key, name, format!("must be one of {}", known.join(", ")))
+            }
+            Kind::InvalidType(actual, expected) => {
+                Problem::new(key, "", format!("must be {expected}, not {actual}"))
+            }
+            Kind::InvalidValue(_, expected) => Problem::new(key, "", format!("must be {expected}")),
+            Kind::Message(rule) => Problem::new(key, "", rule),
+            kind @ (Kind::InvalidLength(..)
+            | Kind::DuplicateField(_)
+            | Kind::ISizeOutOfRange(_)
+            | Kind::USizeOutOfRange(_)
+            | Kind::Unsupported(_)
+            | Kind::UnsupportedKey(..)) => Problem::new(key, "", kind.to_string()),
+        };
+        let mut problem = problem;
+        if problem.value.is_empty() && !print::is_secret(&problem.key) {
+            problem.value = print::raw(figment, &problem.key);
+        }
+        problem.source = print::source(figment, &problem.key);
+        problem.into()
+    }
+}

@@ -1,0 +1,93 @@
+//! A gRPC server with the suite's settings, and clients to match.
+
+use std::time::Duration;
+
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic_health::server::HealthService;
+use tonic_reflection::server::{v1, v1alpha};
+
+use crate::config::Endpoint;
+use crate::health::Health;
+use crate::layer::CallLayer;
+use crate::serving::{Listener, ServeError};
+use crate::shutdown::Shutdown;
+
+/// Streams that one connection may have open.
+const MAX_CONCURRENT_STREAMS: u32 = 256;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// The routes of health and reflection, to which a service adds its own.
+///
+/// # Errors
+/// The descriptor set cannot be decoded.
+pub fn routes(health: &Health, descriptors: &[u8]) -> Result<Routes, ServeError> {
+    let reflection = |source| ServeError::set_up("reflection", source);
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1: v1::ServerReflectionServer<_> = builder().build_v1().map_err(reflection)?;
+    let v1alpha: v1alpha::ServerReflectionServer<_> =
+        builder().build_v1alpha().map_err(reflection)?;
+    let health: tonic_health::pb::health_server::HealthServer<HealthService> = health.service();
+    Ok(Routes::new(health).add_service(v1).add_service(v1alpha))
+}
+
+/// Serves until the shutdown closes listeners and what was in flight has ended.
+///
+/// Health turns NOT_SERVING before the listener closes, whatever the lame duck time.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(
+    listener: Listener,
+    routes: Routes,
+    layer: CallLayer,
+    health: Health,
+    shutdown: Shutdown,
+    max_connection_age: Option<Duration>,
+) -> Result<(), ServeError> {
+    let incoming = TcpIncoming::from(listener.listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(KEEPALIVE_INTERVAL));
+    let mut server = Server::builder()
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADER_LIST);
+    if let Some(age) = max_connection_age {
+        server = server.max_connection_age(age);
+    }
+    let closed = async move {
+        shutdown.draining().cancelled().await;
+        health.drain().await;
+        shutdown.closing().cancelled().await;
+    };
+    server
+        .layer(layer)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, closed)
+        .await?;
+    Ok(())
+}
+
+/// A channel that connects when it is first used and again when it was lost.
+///
+/// # Errors
+/// The endpoint is not a valid URI.
+pub fn channel(endpoint: &Endpoint) -> Result<Channel, ServeError> {
+    let endpoint = tonic::transport::Endpoint::from_shared(endpoint.to_string())
+        .map_err(|source| ServeError::set_up("a gRPC client", source))?;
+    Ok(endpoint
+        .connect_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+        .connect_lazy())
+}

@@ -1,0 +1,214 @@
+//! What surrounds every RPC of every service: one span, one metric, one deadline, and an end when the process ends.
+//!
+//! A tower layer and not a tonic interceptor, because an interceptor sees neither the path nor the response. tonic's
+//! own timeout is not used: it ends as CANCELLED, and it stops at the head of a response, so that a stream runs past
+//! it for ever.
+
+mod body;
+mod observer;
+mod request;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response};
+use resilience::Deadline;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::metrics::{RpcMetrics, ShutdownMetrics};
+use crate::shutdown::Shutdown;
+use crate::status::Reason;
+use body::GuardedBody;
+use observer::Observer;
+use request::Call;
+pub use request::{REQUEST_ID_HEADER, RequestId};
+
+/// The deadlines of requests that bring none, and the longest that they may bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For a unary call without a deadline.
+    pub unary: Duration,
+    /// For a streamed call without a deadline.
+    pub streaming: Duration,
+    /// The longest for any call.
+    pub cap: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            unary: Duration::from_secs(60),
+            streaming: Duration::from_secs(300),
+            cap: Duration::from_secs(300),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    deadlines: Deadlines,
+    shutdown: Shutdown,
+    metrics: RpcMetrics,
+    shutdown_metrics: ShutdownMetrics,
+}
+
+/// Wraps a gRPC server.
+#[derive(Debug, Clone)]
+pub struct CallLayer {
+    shared: Arc<Shared>,
+}
+
+impl CallLayer {
+    /// A layer with these deadlines; `metrics` are registered here.
+    pub fn new(
+        deadlines: Deadlines,
+        shutdown: Shutdown,
+        registry: &mut crate::metrics::Registry,
+    ) -> Self {
+        let metrics = RpcMetrics::register(registry);
+        let shutdown_metrics = ShutdownMetrics::register(registry);
+        Self {
+            shared: Arc::new(Shared {
+                deadlines,
+                shutdown,
+                metrics,
+                shutdown_metrics,
+            }),
+        }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> CallService<S> {
+        CallService {
+            inner,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// A gRPC server with the layer around it.
+#[derive(Debug, Clone)]
+pub struct CallService<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Service<Request<Body>> for CallService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // The service that was made ready must be the one that is called.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let shared = Arc::clone(&self.shared);
+        let call = Call::of(&request);
+        let span = call.span(&request);
+        let mut observer = Observer::new(
+            shared.metrics.clone(),
+            shared.shutdown_metrics.clone(),
+            &shared.shutdown,
+            call.method.clone(),
+            span.clone(),
+        );
+        let future = async move {
+            let timeout = match call.timeout(request.headers(), &shared.deadlines) {
+                Ok(timeout) => timeout,
+                Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
+            };
+            let deadline = timeout.map(Deadline::after);
+            if let Some(deadline) = deadline {
+                request.extensions_mut().insert(deadline);
+            }
+            request.extensions_mut().insert(call.request_id.clone());
+            // Health watches and reflection end with the listener; requests are given the drain.
+            let end = if call.is_ours() {
+                shared.shutdown.abort()
+            } else {
+                shared.shutdown.closing()
+            };
+            let end = end.clone();
+            let head = tokio::select! {
+                biased;
+                head = inner.call(request) => head?,
+                () = expiry(deadline) => {
+                    return Ok(observer.refuse(&deadline_exceeded(), &call.request_id));
+                }
+                () = end.cancelled() => return Ok(observer.refuse(&shutting_down(), &call.request_id)),
+            };
+            let (mut parts, body) = head.into_parts();
+            set_request_id(&mut parts.headers, &call.request_id);
+            if let Some(status) = Status::from_header_map(&parts.headers) {
+                observer.end(status.code());
+                return Ok(Response::from_parts(parts, body));
+            }
+            let body = GuardedBody::new(body, deadline, end, observer);
+            Ok(Response::from_parts(parts, Body::new(body)))
+        };
+        Box::pin(future.instrument(span))
+    }
+}
+
+async fn expiry(deadline: Option<Deadline>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.instant()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn deadline_exceeded() -> Status {
+    Reason::DeadlineExceeded
+        .status("the deadline passed")
+        .build()
+}
+
+fn shutting_down() -> Status {
+    Reason::ShuttingDown
+        .status("this replica is shutting down; ask another one")
+        .retry_after(Some(Duration::ZERO))
+        .build()
+}
+
+fn set_request_id(headers: &mut http::HeaderMap, id: &RequestId) {
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(REQUEST_ID_HEADER, value);
+    }
+}
+
+impl Observer {
+    /// Ends the call with a response that has no body.
+    fn refuse(&mut self, status: &Status, id: &RequestId) -> Response<Body> {
+        self.end(status.code());
+        if status.code() != Code::InvalidArgument {
+            tracing::warn!(reason = status.message(), "request cut off");
+        }
+        let mut response = status.clone().into_http();
+        set_request_id(response.headers_mut(), id);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+//! What every ai-platform binary needs to be a good citizen.
+//!
+//! * [`config`]: one YAML document over the environment over defaults, parsed into types, refused with key, value and rule
+//! * [`cli`]: `--config`, `--print-config`, `healthcheck`, and the life of a process from start to drain
+//! * [`telemetry`]: logs, OTLP traces, W3C context
+//! * [`metrics`]: the Prometheus registry and the metrics of every RPC server
+//! * [`health`]: grpc.health.v1 and the state behind `/livez` and `/readyz`
+//! * [`admin`]: the admin endpoint
+//! * [`shutdown`]: the order in which a process ends
+//! * [`layer`]: deadline, trace, metrics and drain around every RPC
+//! * [`grpc`]: a gRPC server with all of it
+//! * [`status`]: error reasons and their status codes
+//! * [`paging`]: pages of lists
+//! * [`serving`]: listeners and the tasks behind them
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod grpc;
+pub mod health;
+pub mod layer;
+pub mod metrics;
+pub mod paging;
+pub mod security;
+pub mod serving;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;

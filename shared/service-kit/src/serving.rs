@@ -1,0 +1,78 @@
+//! Listeners, and what stops a service from serving.
+
+use std::net::SocketAddr;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use crate::config::ListenAddress;
+
+/// A service that cannot start or go on.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} for {purpose}")]
+    Bind {
+        /// What it is for.
+        purpose: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A gRPC server failed.
+    #[error("the gRPC server failed")]
+    Grpc(#[from] tonic::transport::Error),
+    /// An HTTP listener failed.
+    #[error("a listener failed")]
+    Io(#[from] std::io::Error),
+    /// Something that the service needs cannot be set up.
+    #[error("cannot set up {what}")]
+    SetUp {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl ServeError {
+    /// `what` cannot be set up.
+    pub fn set_up(
+        what: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::SetUp {
+            what,
+            source: source.into(),
+        }
+    }
+}
+
+/// A bound listener and its real address.
+#[derive(Debug)]
+pub struct Listener {
+    /// The listener.
+    pub listener: TcpListener,
+    /// Where it listens, with the port that was chosen for port 0.
+    pub address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// The address is in use or not this machine's.
+    pub async fn bind(purpose: &'static str, address: ListenAddress) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Bind {
+            purpose,
+            address: address.0,
+            source,
+        };
+        let listener = TcpListener::bind(address.0).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+}

@@ -1,0 +1,361 @@
+//! Error reasons and their status codes: the one place where they meet.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::Duration;
+
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// The `domain` of every google.rpc.ErrorInfo.
+pub const DOMAIN: &str = "ai-platform";
+
+/// gRPC's server pushback: milliseconds to wait before a retry, or -1 for "do not".
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// Why a request ended in an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Every tier failed and no degraded answer was wanted.
+    AllTiersUnavailable,
+    /// The breaker of a pinned tier is open.
+    CircuitOpen,
+    /// Too much is in flight.
+    Overloaded,
+    /// No router can be reached.
+    NoEndpoints,
+    /// A request or message is over a size limit.
+    RequestTooLarge,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// A field breaks a rule, or the upstream refused the request.
+    InvalidRequest,
+    /// The prompt is longer than the model's context.
+    ContextLengthExceeded,
+    /// The upstream's content policy refused the request.
+    ContentPolicy,
+    /// No such model.
+    ModelNotFound,
+    /// No such tier in the agent's chain.
+    TierNotFound,
+    /// No such circuit breaker.
+    CircuitBreakerNotFound,
+    /// No such fallback chain.
+    FallbackChainNotFound,
+    /// The process is ending.
+    ShuttingDown,
+    /// The upstream died in the middle of its answer.
+    StreamInterrupted,
+    /// No replica answered an operator's question.
+    NoReplicaReachable,
+    /// A bug.
+    Internal,
+}
+
+impl Reason {
+    /// Its status code.
+    pub fn code(self) -> Code {
+        match self {
+            Self::AllTiersUnavailable
+            | Self::CircuitOpen
+            | Self::Overloaded
+            | Self::NoEndpoints
+            | Self::NoReplicaReachable
+            | Self::ShuttingDown
+            | Self::StreamInterrupted => Code::Unavailable,
+            Self::RequestTooLarge => Code::ResourceExhausted,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => {
+                Code::InvalidArgument
+            }
+            Self::ModelNotFound
+            | Self::TierNotFound
+            | Self::CircuitBreakerNotFound
+            | Self::FallbackChainNotFound => Code::NotFound,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// Its name in google.rpc.ErrorInfo.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AllTiersUnavailable => "ALL_TIERS_UNAVAILABLE",
+            Self::CircuitOpen => "CIRCUIT_OPEN",
+            Self::Overloaded => "OVERLOADED",
+            Self::NoEndpoints => "NO_ENDPOINTS",
+            Self::RequestTooLarge => "REQUEST_TOO_LARGE",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::ContextLengthExceeded => "CONTEXT_LENGTH_EXCEEDED",
+            Self::ContentPolicy => "CONTENT_POLICY",
+            Self::ModelNotFound => "MODEL_NOT_FOUND",
+            Self::TierNotFound => "TIER_NOT_FOUND",
+            Self::CircuitBreakerNotFound => "CIRCUIT_BREAKER_NOT_FOUND",
+            Self::FallbackChainNotFound => "FALLBACK_CHAIN_NOT_FOUND",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::StreamInterrupted => "STREAM_INTERRUPTED",
+            Self::NoReplicaReachable => "NO_REPLICA_REACHABLE",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// A status of this reason.
+    pub fn status(self, message: impl Into<String>) -> StatusBuilder {
+        StatusBuilder {
+            reason: self,
+            message: message.into(),
+            metadata: HashMap::new(),
+            retry_after: None,
+            fields: Vec::new(),
+            resource: None,
+        }
+    }
+}
+
+/// A status being put together.
+#[derive(Debug)]
+pub struct StatusBuilder {
+    reason: Reason,
+    message: String,
+    metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
+    fields: Vec<FieldViolation>,
+    resource: Option<(&'static str, String)>,
+}
+
+impl StatusBuilder {
+    /// Adds a fact to the ErrorInfo.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to come back, as google.rpc.RetryInfo.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Option<Duration>) -> Self {
+        self.retry_after = delay.or(self.retry_after);
+        self
+    }
+
+    /// Names a field and the rule that it breaks, as google.rpc.BadRequest.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>, rule: impl Into<String>) -> Self {
+        self.fields.push(FieldViolation::new(field, rule));
+        self
+    }
+
+    /// Names what was not found, as google.rpc.ResourceInfo.
+    #[must_use]
+    pub fn resource(mut self, kind: &'static str, name: impl Into<String>) -> Self {
+        self.resource = Some((kind, name.into()));
+        self
+    }
+
+    /// The status.
+    pub fn build(self) -> Status {
+        let mut details =
+            ErrorDetails::with_error_info(self.reason.as_str(), DOMAIN, self.metadata);
+        if let Some(delay) = self.retry_after {
+            details.set_retry_info(Some(delay));
+        }
+        if !self.fields.is_empty() {
+            details.set_bad_request(self.fields);
+        }
+        if let Some((kind, name)) = self.resource {
+            details.set_resource_info(kind, name, "", "");
+        }
+        let mut status = Status::with_error_details(self.reason.code(), self.message, details);
+        let pushback = match self.reason {
+            Reason::ShuttingDown => Some("0"),
+            Reason::StreamInterrupted => Some("-1"),
+            Reason::AllTiersUnavailable
+            | Reason::CircuitOpen
+            | Reason::Overloaded
+            | Reason::NoEndpoints
+            | Reason::RequestTooLarge
+            | Reason::DeadlineExceeded
+            | Reason::InvalidRequest
+            | Reason::ContextLengthExceeded
+            | Reason::ContentPolicy
+            | Reason::ModelNotFound
+            | Reason::TierNotFound
+            | Reason::CircuitBreakerNotFound
+            | Reason::FallbackChainNotFound
+            | Reason::NoReplicaReachable
+            | Reason::Internal => None,
+        };
+        if let Some(pushback) = pushback {
+            status
+                .metadata_mut()
+                .insert(PUSHBACK, MetadataValue::from_static(pushback));
+        }
+        status
+    }
+}
+
+/// The reason in a status' ErrorInfo, when it has one of ours.
+pub fn reason_of(status: &Status) -> Option<String> {
+    status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN)
+        .map(|info| info.reason)
+}
+
+/// A gRPC client's error in the terms of the specification.
+///
+/// A status that came over the wire is returned as it is. One that tonic made of a local error has that error as its
+/// source: there, tonic reports its own timeout as CANCELLED, a call that was still queued when its connection closed
+/// as CANCELLED, and a connection that died as UNKNOWN or INTERNAL.
+pub fn normalise_client_error(status: Status) -> Status {
+    if causes(&status).next().is_none() {
+        return status;
+    }
+    if causes(&status).any(<dyn Error>::is::<tonic::TimeoutExpired>) {
+        return Reason::DeadlineExceeded
+            .status("the deadline passed")
+            .build();
+    }
+    let root = causes(&status)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let mut lost = Status::unavailable(format!("connection lost: {root}"));
+    lost.set_source(std::sync::Arc::new(TransportError {
+        never_left: never_left(&status),
+    }));
+    lost
+}
+
+/// Whether a call that ended in this (normalised) status certainly did not reach the server.
+pub fn never_reached_server(status: &Status) -> bool {
+    causes(status).any(|cause| {
+        cause
+            .downcast_ref::<TransportError>()
+            .is_some_and(|error| error.never_left)
+    })
+}
+
+/// Whether a (normalised) status was made by a lost connection and not by the server.
+pub fn is_transport_error(status: &Status) -> bool {
+    causes(status).any(<dyn Error>::is::<TransportError>)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("connection lost")]
+struct TransportError {
+    never_left: bool,
+}
+
+fn never_left(status: &Status) -> bool {
+    causes(status).any(|cause| {
+        cause.is::<tonic::ConnectError>()
+            || cause
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(hyper::Error::is_canceled)
+    })
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Error::source(status), |cause: &&(dyn Error + 'static)| {
+        (**cause).source()
+    })
+}
+
+/// The name of a status code in logs, metrics and traces.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_its_reason_fields_and_pushback() {
+        let status = Reason::InvalidRequest
+            .status("messages: must not be empty")
+            .field("messages", "must not be empty")
+            .with("model", "assistant")
+            .retry_after(None)
+            .build();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(reason_of(&status).as_deref(), Some("INVALID_REQUEST"));
+        let details = status.get_error_details();
+        assert_eq!(
+            details.bad_request().unwrap().field_violations[0].field,
+            "messages"
+        );
+        assert_eq!(details.error_info().unwrap().metadata["model"], "assistant");
+        assert!(details.retry_info().is_none());
+
+        let ending = Reason::ShuttingDown
+            .status("ending")
+            .retry_after(Some(Duration::from_secs(1)))
+            .build();
+        assert_eq!(ending.metadata().get(PUSHBACK).unwrap(), "0");
+        assert_eq!(
+            ending.get_details_retry_info().unwrap().retry_delay,
+            Some(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn a_status_from_the_wire_is_left_alone() {
+        let status = normalise_client_error(Status::unknown("the server's own words"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unknown, "the server's own words")
+        );
+        assert!(!is_transport_error(&status));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_never_reached_the_server() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let channel = tonic::transport::Endpoint::try_from(format!("http://{address}"))
+            .unwrap()
+            .connect_lazy();
+        let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+        let request = tonic_health::pb::HealthCheckRequest::default();
+        let status = normalise_client_error(client.check(request).await.unwrap_err());
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(never_reached_server(&status), "{status:?}");
+    }
+
+    #[tokio::test]
+    async fn tonics_own_timeout_is_a_deadline() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let channel = tonic::transport::Endpoint::try_from(format!("http://{address}"))
+            .unwrap()
+            .connect_lazy();
+        let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+        let mut request = tonic::Request::new(tonic_health::pb::HealthCheckRequest::default());
+        request.set_timeout(Duration::from_millis(20));
+        let status = normalise_client_error(client.check(request).await.unwrap_err());
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(reason_of(&status).as_deref(), Some("DEADLINE_EXCEEDED"));
+    }
+}

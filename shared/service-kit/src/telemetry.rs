@@ -1,0 +1,221 @@
+//! Logs on standard output, traces by OTLP.
+//!
+//! Every span has W3C ids, also when no collector is configured, so that a log line of one service can be matched with
+//! those of another. Log lines leave by a bounded queue: when standard output is blocked they are dropped and counted,
+//! and no request waits for them.
+
+mod format;
+pub mod propagation;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use prometheus_client::metrics::counter::ConstCounter;
+use serde::{Deserialize, Serialize};
+use tracing::{Subscriber, warn};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::{Endpoint, EnvVar, Parse, Problems};
+use crate::metrics::Registry;
+use crate::serving::ServeError;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Human,
+}
+
+/// The `telemetry` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// What is logged: a level, or directives such as `info,agent_router=debug`.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Where spans go, by OTLP over gRPC. Unset: nowhere.
+    pub otlp_endpoint: Option<Endpoint>,
+    /// Switches tracing off even with an endpoint.
+    pub otel_disabled: bool,
+    /// The `service.name` of spans. Unset: the binary's name.
+    pub service_name: Option<String>,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            log_level: "info".into(),
+            log_format: LogFormat::Auto,
+            otlp_endpoint: None,
+            otel_disabled: false,
+            service_name: None,
+        }
+    }
+}
+
+impl TelemetryConfig {
+    /// The environment variables of this section. OpenTelemetry's other variables (sampler, batch sizes, resource
+    /// attributes) are read by its SDK.
+    pub const ENVIRONMENT: &'static [EnvVar] = &[
+        EnvVar::new(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "telemetry.otlp_endpoint",
+            Parse::Text,
+        ),
+        EnvVar::new(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "telemetry.otlp_endpoint",
+            Parse::Text,
+        ),
+        EnvVar::new("OTEL_SDK_DISABLED", "telemetry.otel_disabled", Parse::Bool),
+        EnvVar::new("OTEL_SERVICE_NAME", "telemetry.service_name", Parse::Text),
+    ];
+
+    /// Refuses directives that cannot be parsed.
+    pub fn check(&self, problems: &mut Problems) {
+        if let Err(error) = EnvFilter::try_new(&self.log_level) {
+            problems.add(
+                "telemetry.log_level",
+                &self.log_level,
+                format!("must be a level or directives such as info,agent_router=debug: {error}"),
+            );
+        }
+    }
+}
+
+/// Telemetry that is switched on. Keep it to the end of the process and call [`Telemetry::shut_down`].
+#[derive(Debug)]
+pub struct Telemetry {
+    provider: SdkTracerProvider,
+    dropped_lines: ErrorCounter,
+    log_writer: WorkerGuard,
+}
+
+impl Telemetry {
+    /// Switches on logs and traces for this process. Call it inside the runtime: the exporter needs it.
+    ///
+    /// # Errors
+    /// The exporter cannot be built, or telemetry was switched on before.
+    pub fn init(config: &TelemetryConfig, service: &str) -> Result<Self, ServeError> {
+        let (writer, log_writer) = NonBlockingBuilder::default()
+            .lossy(true)
+            .finish(std::io::stdout());
+        let dropped_lines = writer.error_counter();
+        let provider = provider(config, service)?;
+        let filter = EnvFilter::try_new(&config.log_level)
+            .map_err(|error| ServeError::set_up("logging", error))?;
+        tracing_subscriber::registry()
+            .with(
+                tracing_opentelemetry::layer()
+                    .with_tracer(provider.tracer("ai-platform"))
+                    .with_location(false)
+                    .with_threads(false)
+                    .with_target(false),
+            )
+            .with(log_layer(config.log_format, writer).with_filter(filter))
+            .try_init()
+            .map_err(|error| ServeError::set_up("logging", error))?;
+        Ok(Self {
+            provider,
+            dropped_lines,
+            log_writer,
+        })
+    }
+
+    /// Registers the count of log lines that were dropped.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(DroppedLines(self.dropped_lines.clone())));
+    }
+
+    /// Sends what has been recorded and stops. Waits at most `timeout` for a collector.
+    pub async fn shut_down(self, timeout: Duration) {
+        let provider = self.provider;
+        // The exporter blocks its thread, so it must not have one of the runtime's.
+        let flushed =
+            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
+        if let Ok(Err(error)) = flushed {
+            warn!(%error, "spans were lost at shutdown");
+        }
+        drop(self.log_writer);
+    }
+}
+
+fn provider(config: &TelemetryConfig, service: &str) -> Result<SdkTracerProvider, ServeError> {
+    let name = config
+        .service_name
+        .clone()
+        .unwrap_or_else(|| service.to_owned());
+    let builder = SdkTracerProvider::builder()
+        .with_resource(Resource::builder().with_service_name(name).build());
+    match &config.otlp_endpoint {
+        Some(endpoint) if !config.otel_disabled => {
+            let exporter = opentelemetry_otlp::SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint.to_string())
+                .build()
+                .map_err(|error| ServeError::set_up("the OTLP exporter", error))?;
+            Ok(builder.with_batch_exporter(exporter).build())
+        }
+        // Spans that nobody collects are not recorded, but have ids.
+        Some(_) | None => Ok(builder.with_sampler(Sampler::AlwaysOff).build()),
+    }
+}
+
+fn log_layer<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let terminal = std::io::stdout().is_terminal();
+    let json = match format {
+        LogFormat::Json => true,
+        LogFormat::Human => false,
+        LogFormat::Auto => !terminal,
+    };
+    if json {
+        tracing_subscriber::fmt::layer()
+            .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+            .event_format(format::Json)
+            .with_writer(writer)
+            .boxed()
+    } else {
+        tracing_subscriber::fmt::layer()
+            .event_format(format::Human)
+            .with_ansi(terminal)
+            .with_writer(writer)
+            .boxed()
+    }
+}
+
+#[derive(Debug)]
+struct DroppedLines(ErrorCounter);
+
+impl prometheus_client::collector::Collector for DroppedLines {
+    fn encode(
+        &self,
+        mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        let dropped = u64::try_from(self.0.dropped_lines()).unwrap_or(u64::MAX);
+        let counter = ConstCounter::new(dropped);
+        let metric = encoder.encode_descriptor(
+            "aip_log_lines_dropped",
+            "Log lines dropped because standard output was blocked",
+            None,
+            prometheus_client::metrics::MetricType::Counter,
+        )?;
+        prometheus_client::encoding::EncodeMetric::encode(&counter, metric)
+    }
+}
