@@ -7,11 +7,7 @@ use serde_json::{Map, Number};
 /// A JSON object. Numbers without a fraction become integers, as JSON Schemas and OpenAI's parameters expect; NaN and
 /// infinities, which JSON cannot hold, become null.
 pub fn to_json_object(value: &Struct) -> Map<String, serde_json::Value> {
-    value
-        .fields
-        .iter()
-        .map(|(name, value)| (name.clone(), to_json(value)))
-        .collect()
+    value.fields.iter().map(|(name, value)| (name.clone(), to_json(value))).collect()
 }
 
 /// A JSON value.
@@ -30,10 +26,7 @@ fn number(value: f64) -> serde_json::Value {
     /// Up to here a double holds every integer: 2^53.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "a whole number of at most 2^53 fits an i64"
-        )]
+        #[allow(clippy::cast_possible_truncation, reason = "a whole number of at most 2^53 fits an i64")]
         let whole = value as i64;
         return whole.into();
     }
@@ -50,9 +43,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_value_has_its_json() {
-        let list = ListValue {
-            values: vec![value(Kind::NumberValue(1.0)), value(Kind::NumberValue(0.5))],
-        };
+        let list = ListValue { values: vec![value(Kind::NumberValue(1.0)), value(Kind::NumberValue(0.5))] };
         let fields = [
             ("a".to_owned(), value(Kind::ListValue(list))),
             ("b".to_owned(), value(Kind::BoolValue(true))),
@@ -60,12 +51,7 @@ mod tests {
             ("d".to_owned(), value(Kind::StringValue("x".into()))),
             ("e".to_owned(), Value { kind: None }),
         ];
-        let json = to_json(&value(Kind::StructValue(Struct {
-            fields: fields.into(),
-        })));
-        assert_eq!(
-            json,
-            serde_json::json!({"a": [1, 0.5], "b": true, "c": null, "d": "x", "e": null})
-        );
+        let json = to_json(&value(Kind::StructValue(Struct { fields: fields.into() })));
+        assert_eq!(json, serde_json::json!({"a": [1, 0.5], "b": true, "c": null, "d": "x", "e": null}));
     }
 }

@@ -38,5 +38,8 @@ pub mod resilience {
     }
 }
 
+/// Well-known types that fields of these messages have.
+pub use prost_types::{Duration, Timestamp};
+
 /// The encoded `google.protobuf.FileDescriptorSet` of everything in this crate, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -33,25 +33,15 @@ mod tests {
 
     #[test]
     fn durations_survive_a_round_trip() {
-        for duration in [
-            Duration::ZERO,
-            Duration::from_nanos(1),
-            Duration::new(86_400, 999_999_999),
-        ] {
-            assert_eq!(
-                from_proto_duration(&to_proto_duration(duration)),
-                Some(duration)
-            );
+        for duration in [Duration::ZERO, Duration::from_nanos(1), Duration::new(86_400, 999_999_999)] {
+            assert_eq!(from_proto_duration(&to_proto_duration(duration)), Some(duration));
         }
     }
 
     #[test]
     fn negative_and_unnormalised_durations_are_refused() {
         for (seconds, nanos) in [(-1, 0), (0, -1), (0, 1_000_000_000)] {
-            assert_eq!(
-                from_proto_duration(&prost_types::Duration { seconds, nanos }),
-                None
-            );
+            assert_eq!(from_proto_duration(&prost_types::Duration { seconds, nanos }), None);
         }
     }
 }

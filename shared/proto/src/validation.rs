@@ -1,8 +1,8 @@
 //! The rules that the comments in `proto/` state for a chat, checked.
 
 use crate::inference::v1::{
-    CacheMode, ChatRequest, ContentPart, Message, ResponseFormat, Role, Sampling, Tool,
-    content_part, response_format,
+    CacheMode, ChatRequest, ContentPart, Message, ResponseFormat, Role, Sampling, Tool, content_part,
+    response_format,
 };
 
 /// A field that breaks a rule.
@@ -58,10 +58,7 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     }
     for key in chat.extra_body.iter().flat_map(|body| body.fields.keys()) {
         if RESERVED.contains(&key.as_str()) {
-            found.add(
-                format!("extra_body.{key}"),
-                "must not be set here: the request has a field for it",
-            );
+            found.add(format!("extra_body.{key}"), "must not be set here: the request has a field for it");
         }
     }
     found.0
@@ -72,10 +69,7 @@ struct Found(Vec<Violation>);
 
 impl Found {
     fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
-        self.0.push(Violation {
-            field: field.into(),
-            rule: rule.into(),
-        });
+        self.0.push(Violation { field: field.into(), rule: rule.into() });
     }
 
     fn require(&mut self, holds: bool, field: impl Into<String>, rule: impl Into<String>) {
@@ -96,21 +90,13 @@ impl Found {
         }
         if let Some(last) = messages.last() {
             let field = format!("messages[{}].role", count - 1);
-            self.require(
-                last.role() != Role::System,
-                field,
-                "must not be system in the last message",
-            );
+            self.require(last.role() != Role::System, field, "must not be system in the last message");
         }
     }
 
     fn message(&mut self, field: &str, message: &Message) {
         let role = Role::try_from(message.role).unwrap_or(Role::Unspecified);
-        self.require(
-            role != Role::Unspecified,
-            format!("{field}.role"),
-            "must be a known role",
-        );
+        self.require(role != Role::Unspecified, format!("{field}.role"), "must be a known role");
         if matches!(role, Role::User | Role::System) {
             self.require(
                 !message.content.is_empty(),
@@ -146,78 +132,34 @@ impl Found {
             Some(content_part::Part::Text(_)) => {}
             Some(content_part::Part::ImageUrl(url)) => {
                 let usable = url.starts_with("https://") || url.starts_with("data:image/");
-                self.require(
-                    usable,
-                    format!("{field}.image_url"),
-                    "must be an https or data:image URL",
-                );
+                self.require(usable, format!("{field}.image_url"), "must be an https or data:image URL");
             }
         }
     }
 
     fn sampling(&mut self, sampling: &Sampling) {
         let ranges = [
-            (
-                "temperature",
-                sampling.temperature,
-                0.0..=2.0,
-                "must be 0 to 2",
-            ),
-            (
-                "top_p",
-                sampling.top_p,
-                f64::MIN_POSITIVE..=1.0,
-                "must be over 0 and at most 1",
-            ),
-            (
-                "presence_penalty",
-                sampling.presence_penalty,
-                -2.0..=2.0,
-                "must be -2 to 2",
-            ),
-            (
-                "frequency_penalty",
-                sampling.frequency_penalty,
-                -2.0..=2.0,
-                "must be -2 to 2",
-            ),
+            ("temperature", sampling.temperature, 0.0..=2.0, "must be 0 to 2"),
+            ("top_p", sampling.top_p, f64::MIN_POSITIVE..=1.0, "must be over 0 and at most 1"),
+            ("presence_penalty", sampling.presence_penalty, -2.0..=2.0, "must be -2 to 2"),
+            ("frequency_penalty", sampling.frequency_penalty, -2.0..=2.0, "must be -2 to 2"),
         ];
         for (name, value, range, rule) in ranges {
             let holds = value.is_none_or(|value| range.contains(&value));
             self.require(holds, format!("sampling.{name}"), rule);
         }
-        self.require(
-            sampling.top_k != Some(0),
-            "sampling.top_k",
-            "must be at least 1",
-        );
-        self.require(
-            sampling.max_tokens != Some(0),
-            "sampling.max_tokens",
-            "must be at least 1",
-        );
+        self.require(sampling.top_k != Some(0), "sampling.top_k", "must be at least 1");
+        self.require(sampling.max_tokens != Some(0), "sampling.max_tokens", "must be at least 1");
         let stops = sampling.stop.len();
-        self.require(
-            stops <= MAX_STOPS,
-            "sampling.stop",
-            format!("must be at most {MAX_STOPS} texts"),
-        );
+        self.require(stops <= MAX_STOPS, "sampling.stop", format!("must be at most {MAX_STOPS} texts"));
         let filled = sampling.stop.iter().all(|stop| !stop.is_empty());
         self.require(filled, "sampling.stop", "must not hold an empty text");
     }
 
     fn tools(&mut self, tools: &[Tool]) {
-        self.require(
-            tools.len() <= MAX_TOOLS,
-            "tools",
-            format!("must be at most {MAX_TOOLS} tools"),
-        );
+        self.require(tools.len() <= MAX_TOOLS, "tools", format!("must be at most {MAX_TOOLS} tools"));
         for (index, tool) in tools.iter().enumerate() {
-            self.require(
-                is_identifier(&tool.name),
-                format!("tools[{index}].name"),
-                identifier_rule(),
-            );
+            self.require(is_identifier(&tool.name), format!("tools[{index}].name"), identifier_rule());
         }
     }
 
@@ -230,11 +172,7 @@ impl Found {
                     "response_format.json_schema.name",
                     identifier_rule(),
                 );
-                self.require(
-                    schema.schema.is_some(),
-                    "response_format.json_schema.schema",
-                    "must be set",
-                );
+                self.require(schema.schema.is_some(), "response_format.json_schema.schema", "must be set");
             }
             Some(Some(response_format::Format::JsonObject(_))) | None => {}
         }
@@ -243,9 +181,7 @@ impl Found {
 
 fn is_identifier(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 fn identifier_rule() -> String {
@@ -258,78 +194,39 @@ mod tests {
 
     fn text(role: Role, text: &str) -> Message {
         let part = content_part::Part::Text(text.into());
-        Message {
-            role: role.into(),
-            content: vec![ContentPart { part: Some(part) }],
-            ..Message::default()
-        }
+        Message { role: role.into(), content: vec![ContentPart { part: Some(part) }], ..Message::default() }
     }
 
     fn chat(messages: Vec<Message>) -> ChatRequest {
-        ChatRequest {
-            messages,
-            ..ChatRequest::default()
-        }
+        ChatRequest { messages, ..ChatRequest::default() }
     }
 
     fn fields(chat: &ChatRequest) -> Vec<String> {
-        violations(chat)
-            .into_iter()
-            .map(|violation| violation.field)
-            .collect()
+        violations(chat).into_iter().map(|violation| violation.field).collect()
     }
 
     #[test]
     fn a_plain_question_breaks_no_rule() {
-        assert_eq!(
-            violations(&chat(vec![
-                text(Role::System, "be brief"),
-                text(Role::User, "hi")
-            ])),
-            []
-        );
+        assert_eq!(violations(&chat(vec![text(Role::System, "be brief"), text(Role::User, "hi")])), []);
     }
 
     #[test]
     fn every_broken_rule_is_named_with_its_field() {
-        let no_part = Message {
-            content: vec![ContentPart { part: None }],
-            ..text(Role::User, "")
-        };
-        let picture = ContentPart {
-            part: Some(content_part::Part::ImageUrl("ftp://x".into())),
-        };
+        let no_part = Message { content: vec![ContentPart { part: None }], ..text(Role::User, "") };
+        let picture = ContentPart { part: Some(content_part::Part::ImageUrl("ftp://x".into())) };
         let cases = [
             (chat(vec![]), "messages"),
             (chat(vec![text(Role::User, "x"); 129]), "messages"),
             (chat(vec![text(Role::Unspecified, "x")]), "messages[0].role"),
             (chat(vec![text(Role::System, "x")]), "messages[0].role"),
-            (
-                chat(vec![Message {
-                    content: vec![],
-                    ..text(Role::User, "")
-                }]),
-                "messages[0].content",
-            ),
+            (chat(vec![Message { content: vec![], ..text(Role::User, "") }]), "messages[0].content"),
             (chat(vec![no_part]), "messages[0].content[0]"),
             (
-                chat(vec![Message {
-                    content: vec![picture],
-                    ..text(Role::User, "")
-                }]),
+                chat(vec![Message { content: vec![picture], ..text(Role::User, "") }]),
                 "messages[0].content[0].image_url",
             ),
-            (
-                chat(vec![text(Role::Tool, "42")]),
-                "messages[0].tool_call_id",
-            ),
-            (
-                chat(vec![Message {
-                    name: "x".repeat(65),
-                    ..text(Role::User, "x")
-                }]),
-                "messages[0].name",
-            ),
+            (chat(vec![text(Role::Tool, "42")]), "messages[0].tool_call_id"),
+            (chat(vec![Message { name: "x".repeat(65), ..text(Role::User, "x") }]), "messages[0].name"),
         ];
         for (chat, field) in cases {
             assert_eq!(fields(&chat), [field]);
@@ -347,34 +244,17 @@ mod tests {
             frequency_penalty: Some(f64::INFINITY),
             ..Sampling::default()
         };
-        let chat = ChatRequest {
-            sampling: Some(sampling),
-            ..chat(vec![text(Role::User, "x")])
-        };
-        let expected = [
-            "temperature",
-            "top_p",
-            "presence_penalty",
-            "frequency_penalty",
-            "top_k",
-            "max_tokens",
-        ];
-        assert_eq!(
-            fields(&chat),
-            expected.map(|name| format!("sampling.{name}"))
-        );
+        let chat = ChatRequest { sampling: Some(sampling), ..chat(vec![text(Role::User, "x")]) };
+        let expected =
+            ["temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "max_tokens"];
+        assert_eq!(fields(&chat), expected.map(|name| format!("sampling.{name}")));
     }
 
     #[test]
     fn the_pass_through_cannot_override_a_field() {
         let fields_of = [("model".to_owned(), prost_types::Value::default())];
-        let body = prost_types::Struct {
-            fields: fields_of.into(),
-        };
-        let chat = ChatRequest {
-            extra_body: Some(body),
-            ..chat(vec![text(Role::User, "x")])
-        };
+        let body = prost_types::Struct { fields: fields_of.into() };
+        let chat = ChatRequest { extra_body: Some(body), ..chat(vec![text(Role::User, "x")]) };
         assert_eq!(fields(&chat), ["extra_body.model"]);
     }
 }

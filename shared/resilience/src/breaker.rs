@@ -95,19 +95,9 @@ impl fmt::Debug for CircuitBreaker {
 impl CircuitBreaker {
     /// A closed breaker, or a disabled one where the configuration says so.
     pub fn new(name: &str, config: CircuitBreakerConfig, clock: Arc<dyn Clock>) -> Self {
-        let guarded = Mutex::new(Guarded {
-            rules: Rules::new(&config),
-            since: clock.wall(),
-            transitions: Vec::new(),
-        });
-        Self {
-            inner: Arc::new(Inner {
-                name: name.to_owned(),
-                config,
-                clock,
-                guarded,
-            }),
-        }
+        let guarded =
+            Mutex::new(Guarded { rules: Rules::new(&config), since: clock.wall(), transitions: Vec::new() });
+        Self { inner: Arc::new(Inner { name: name.to_owned(), config, clock, guarded }) }
     }
 
     /// The name it was made with.
@@ -165,11 +155,7 @@ impl CircuitBreaker {
             return result;
         };
         guarded.since = inner.clock.wall();
-        match guarded
-            .transitions
-            .iter_mut()
-            .find(|(known, _)| *known == transition)
-        {
+        match guarded.transitions.iter_mut().find(|(known, _)| *known == transition) {
             Some((_, times)) => *times += 1,
             None => guarded.transitions.push((transition, 1)),
         }
@@ -181,8 +167,7 @@ impl CircuitBreaker {
     fn tell(&self, Transition { from, to, reason }: Transition) {
         let breaker = self.name();
         if to == State::Open {
-            let open_wait_ms =
-                u64::try_from(self.inner.config.open_wait().as_millis()).unwrap_or(u64::MAX);
+            let open_wait_ms = u64::try_from(self.inner.config.open_wait().as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(breaker, %from, %to, %reason, open_wait_ms, "circuit breaker opened");
         } else {
             tracing::info!(breaker, %from, %to, %reason, "circuit breaker changed state");

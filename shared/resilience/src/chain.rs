@@ -52,6 +52,13 @@ pub struct Tier<B> {
     pub backends: Vec<Arc<B>>,
 }
 
+impl<B: Backend> Tier<B> {
+    /// The breakers of its backends.
+    pub fn breakers(&self) -> impl Iterator<Item = &CircuitBreaker> {
+        self.backends.iter().filter_map(|backend| backend.breaker())
+    }
+}
+
 /// What one walk asks of the chain.
 pub struct Walk<'a, B> {
     /// When the answer must be there.
@@ -142,11 +149,7 @@ impl<B: Backend> FallbackChain<B> {
     ///
     /// # Errors
     /// No tier answered, or one refused the request for good.
-    pub async fn run<A, E, F, Fut>(
-        &self,
-        walk: Walk<'_, B>,
-        call: F,
-    ) -> Result<Served<A>, ChainError<E>>
+    pub async fn run<A, E, F, Fut>(&self, walk: Walk<'_, B>, call: F) -> Result<Served<A>, ChainError<E>>
     where
         E: CallError,
         F: Fn(Arc<B>, Deadline) -> Fut,
@@ -164,22 +167,15 @@ impl<B: Backend> FallbackChain<B> {
     ///
     /// # Errors
     /// No tier answered, or one refused the request for good.
-    pub async fn open<A, E, F, Fut>(
-        &self,
-        walk: Walk<'_, B>,
-        call: F,
-    ) -> Result<Served<A>, ChainError<E>>
+    pub async fn open<A, E, F, Fut>(&self, walk: Walk<'_, B>, call: F) -> Result<Served<A>, ChainError<E>>
     where
         E: CallError,
         F: Fn(Arc<B>, Deadline) -> Fut,
         Fut: Future<Output = Result<A, E>>,
     {
         let guard = WalkGuard::new(&self.recorder);
-        let mut walker = Walker {
-            recorder: &self.recorder,
-            log: AttemptLog::new(walk.started),
-            retry_after: None,
-        };
+        let mut walker =
+            Walker { recorder: &self.recorder, log: AttemptLog::new(walk.started), retry_after: None };
         for (index, tier) in self.tiers.iter().enumerate() {
             if let Some(why) = (walk.exclude)(tier) {
                 walker.skip(index, tier, "", None, SkipReason::Request, why.to_owned());
@@ -187,9 +183,7 @@ impl<B: Backend> FallbackChain<B> {
             }
             for backend in &tier.backends {
                 let deadline = self.share(&walk, index);
-                let step = walker
-                    .visit(index, tier, backend, deadline, walk.streaming, &call)
-                    .await;
+                let step = walker.visit(index, tier, backend, deadline, walk.streaming, &call).await;
                 match step {
                     Step::Served(answer, permit) => {
                         guard.finish();
@@ -205,10 +199,7 @@ impl<B: Backend> FallbackChain<B> {
                     Step::Stopped(error) => {
                         self.recorder.unanswered();
                         guard.finish();
-                        return Err(ChainError::Stopped {
-                            error,
-                            attempts: walker.log.into_attempts(),
-                        });
+                        return Err(ChainError::Stopped { error, attempts: walker.log.into_attempts() });
                     }
                 }
             }
@@ -220,11 +211,7 @@ impl<B: Backend> FallbackChain<B> {
 
     fn share(&self, walk: &Walk<'_, B>, index: usize) -> Deadline {
         let tier = &self.tiers[index];
-        let limit = if walk.streaming {
-            tier.first_item_timeout
-        } else {
-            tier.timeout
-        };
+        let limit = if walk.streaming { tier.first_item_timeout } else { tier.timeout };
         let reserve = self.tiers[index + 1..]
             .iter()
             .filter(|later| (walk.exclude)(later).is_none())
@@ -267,14 +254,7 @@ impl Walker<'_> {
         let left = deadline.remaining();
         if left.is_zero() || left < tier.minimum {
             let detail = format!("{left:.0?} left, {:.0?} needed", tier.minimum);
-            self.skip(
-                index,
-                tier,
-                backend.name(),
-                None,
-                SkipReason::Deadline,
-                detail,
-            );
+            self.skip(index, tier, backend.name(), None, SkipReason::Deadline, detail);
             return Step::Go(Next::Tier);
         }
         let permit = match backend.breaker().map(CircuitBreaker::acquire).transpose() {
@@ -284,13 +264,8 @@ impl Walker<'_> {
                 return Step::Go(Next::Backend);
             }
         };
-        let begun = self.log.begin(
-            &tier.name,
-            backend.name(),
-            permit.as_ref().map(Permit::state),
-        );
-        let timed =
-            tokio::time::timeout_at(deadline.instant(), call(Arc::clone(backend), deadline)).await;
+        let begun = self.log.begin(&tier.name, backend.name(), permit.as_ref().map(Permit::state));
+        let timed = tokio::time::timeout_at(deadline.instant(), call(Arc::clone(backend), deadline)).await;
         let (verdict, detail, error) = match timed {
             Ok(Ok(answer)) => {
                 let took = self.log.end(begun, AttemptOutcome::Success, String::new());
@@ -300,11 +275,7 @@ impl Walker<'_> {
             Ok(Err(error)) => (error.verdict(), error.to_string(), Some(error)),
             Err(_elapsed) => {
                 let what = if streaming { "first content" } else { "answer" };
-                (
-                    Verdict::TIMEOUT,
-                    format!("no {what} within {left:.1?}"),
-                    None,
-                )
+                (Verdict::TIMEOUT, format!("no {what} within {left:.1?}"), None)
             }
         };
         if let Some(permit) = permit {
@@ -318,30 +289,13 @@ impl Walker<'_> {
         }
     }
 
-    fn rejected<B>(
-        &mut self,
-        index: usize,
-        tier: &Tier<B>,
-        backend: &str,
-        rejection: CallNotPermitted,
-    ) {
+    fn rejected<B>(&mut self, index: usize, tier: &Tier<B>, backend: &str, rejection: CallNotPermitted) {
         let detail = match rejection.retry_after {
             Some(wait) => format!("{rejection}, next probe in {wait:.1?}"),
             None => format!("{rejection}, all its probes are out"),
         };
-        self.retry_after = self
-            .retry_after
-            .into_iter()
-            .chain(rejection.retry_after)
-            .min();
-        self.skip(
-            index,
-            tier,
-            backend,
-            Some(rejection.state),
-            SkipReason::Breaker,
-            detail,
-        );
+        self.retry_after = self.retry_after.into_iter().chain(rejection.retry_after).min();
+        self.skip(index, tier, backend, Some(rejection.state), SkipReason::Breaker, detail);
     }
 
     fn skip<B>(
@@ -359,16 +313,12 @@ impl Walker<'_> {
 
     fn exhausted<E>(self, deadline: Deadline) -> ChainError<E> {
         let attempts = self.log.into_attempts();
-        let out_of_time = attempts
-            .last()
-            .is_some_and(|last| last.outcome == AttemptOutcome::Skipped(SkipReason::Deadline));
+        let out_of_time =
+            attempts.last().is_some_and(|last| last.outcome == AttemptOutcome::Skipped(SkipReason::Deadline));
         if out_of_time || deadline.has_passed() {
             return ChainError::DeadlineExceeded { attempts };
         }
-        ChainError::Exhausted {
-            attempts,
-            retry_after: self.retry_after,
-        }
+        ChainError::Exhausted { attempts, retry_after: self.retry_after }
     }
 }
 

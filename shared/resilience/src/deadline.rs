@@ -42,11 +42,8 @@ impl Deadline {
     #[must_use]
     pub fn share(self, limit: Option<Duration>, reserve: Duration) -> Self {
         let remaining = self.remaining();
-        let share = if reserve.is_zero() {
-            remaining
-        } else {
-            remaining.saturating_sub(reserve).max(remaining / 2)
-        };
+        let share =
+            if reserve.is_zero() { remaining } else { remaining.saturating_sub(reserve).max(remaining / 2) };
         Self(Instant::now() + limit.map_or(share, |limit| share.min(limit)))
     }
 }

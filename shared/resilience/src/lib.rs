@@ -15,12 +15,12 @@ mod deadline;
 mod registry;
 
 pub use breaker::{
-    CallNotPermitted, CallTotals, CircuitBreaker, CircuitBreakerConfig, InvalidConfig, Outcome,
-    Permit, Snapshot, State, Transition, TripReason,
+    CallNotPermitted, CallTotals, CircuitBreaker, CircuitBreakerConfig, InvalidConfig, Outcome, Permit,
+    Snapshot, State, Transition, TripReason,
 };
 pub use chain::{
-    Attempt, AttemptOutcome, Backend, CallError, ChainError, ChainStats, FallbackChain,
-    LatencyQuantiles, Next, Served, SkipReason, Tier, TierStats, Verdict, Walk,
+    Attempt, AttemptOutcome, Backend, CallError, ChainError, ChainStats, FallbackChain, LatencyQuantiles,
+    Next, Served, SkipReason, Tier, TierStats, Verdict, Walk,
 };
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use deadline::Deadline;

@@ -27,10 +27,7 @@ pub struct CircuitBreakerRegistry {
 impl CircuitBreakerRegistry {
     /// An empty registry.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            breakers: Mutex::default(),
-        }
+        Self { clock, breakers: Mutex::default() }
     }
 
     /// The breaker of this name, made with `config` when there is none yet.
@@ -47,9 +44,7 @@ impl CircuitBreakerRegistry {
             return if breaker.config() == config {
                 Ok(breaker.clone())
             } else {
-                Err(ConfigMismatch {
-                    name: name.to_owned(),
-                })
+                Err(ConfigMismatch { name: name.to_owned() })
             };
         }
         let breaker = CircuitBreaker::new(name, config.clone(), Arc::clone(&self.clock));

@@ -38,9 +38,7 @@ pub async fn serve(
         .with_state(Shown { health, registry });
     let server = axum::serve(listener.listener, router);
     // Idle scrapers keep their connections open: they must not delay the end.
-    stop.run_until_cancelled(async { server.await })
-        .await
-        .unwrap_or(Ok(()))?;
+    stop.run_until_cancelled(async { server.await }).await.unwrap_or(Ok(()))?;
     Ok(())
 }
 

@@ -104,10 +104,7 @@ pub fn run<S: Service>() -> ExitCode {
     if arguments.print_config {
         return print(&loaded);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(S::NAME, &error);
@@ -119,9 +116,7 @@ pub fn run<S: Service>() -> ExitCode {
             let address = address.unwrap_or_else(|| S::health_address(&loaded.config));
             runtime.block_on(healthcheck::run(address, &service))
         }
-        None => runtime
-            .block_on(live::<S>(loaded.config))
-            .map_err(|error| chain(&error)),
+        None => runtime.block_on(live::<S>(loaded.config)).map_err(|error| chain(&error)),
     };
     // Nothing is left that deserves waiting for: all servers have ended or were given up.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -135,19 +130,13 @@ pub fn run<S: Service>() -> ExitCode {
 }
 
 fn parse<S: Service>() -> Arguments {
-    let command = Arguments::command()
-        .name(S::NAME)
-        .about(S::ABOUT)
-        .version(env!("CARGO_PKG_VERSION"));
+    let command = Arguments::command().name(S::NAME).about(S::ABOUT).version(env!("CARGO_PKG_VERSION"));
     let matches = command.get_matches();
     Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 fn print<T: ServiceConfig>(loaded: &Loaded<T>) -> ExitCode {
-    match std::io::stdout()
-        .lock()
-        .write_all(loaded.to_text().as_bytes())
-    {
+    match std::io::stdout().lock().write_all(loaded.to_text().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_closed) => ExitCode::FAILURE,
     }
@@ -160,10 +149,7 @@ fn complain(name: &str, error: &impl Display) {
 
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |cause| cause.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn live<S: Service>(config: S::Config) -> Result<(), ServeError> {
@@ -189,12 +175,7 @@ async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(
     let shutdown = Shutdown::new();
     let running = service.run(shutdown.clone());
     tokio::pin!(running);
-    info!(
-        addresses = addresses.join(" "),
-        service = S::NAME,
-        version = env!("CARGO_PKG_VERSION"),
-        "ready"
-    );
+    info!(addresses = addresses.join(" "), service = S::NAME, version = env!("CARGO_PKG_VERSION"), "ready");
     if let Some(welcome) = welcome {
         drop(write!(std::io::stderr(), "{welcome}"));
     }
@@ -204,10 +185,7 @@ async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(
     }
     let hurry = async {
         let name = signals.next().await;
-        warn!(
-            signal = name,
-            "second signal: requests in flight are cut off"
-        );
+        warn!(signal = name, "second signal: requests in flight are cut off");
     };
     tokio::select! {
         ended = &mut running => return ended,
@@ -227,10 +205,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) -> &'static str {

@@ -61,9 +61,7 @@ pub struct Loaded<T> {
 impl<T: fmt::Debug> fmt::Debug for Loaded<T> {
     /// Leaves the raw values out: they may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loaded")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Loaded").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -84,27 +82,19 @@ pub fn load<T: ServiceConfig>(
 ) -> Result<Loaded<T>, ConfigError> {
     let defaults =
         Value::serialize(T::default()).map_err(|error| ConfigError::Defaults(error.to_string()))?;
-    let own: Vec<String> = defaults
-        .as_dict()
-        .map(|dict| dict.keys().cloned().collect())
-        .unwrap_or_default();
+    let own: Vec<String> = defaults.as_dict().map(|dict| dict.keys().cloned().collect()).unwrap_or_default();
     let mut figment = Figment::from(Serialized::defaults(defaults));
     let known = T::ENVIRONMENT.iter().copied().flatten();
     for (name, key, value) in environment.values(known, &own)? {
         let metadata = Metadata::named(format!("environment {name}"));
-        figment = figment.merge(Layer {
-            metadata,
-            dict: nest(&key, value),
-        });
+        figment = figment.merge(Layer { metadata, dict: nest(&key, value) });
     }
     if let Some(path) = file {
         let dict = own_sections(read_file(path)?, &own)?;
         let metadata = Metadata::named(format!("file {}", path.display()));
         figment = figment.merge(Layer { metadata, dict });
     }
-    let config: T = figment
-        .extract()
-        .map_err(|error| ConfigError::from_figment(&error, &figment))?;
+    let config: T = figment.extract().map_err(|error| ConfigError::from_figment(&error, &figment))?;
     let mut problems = Problems::default();
     config.check(&mut problems);
     problems.into_result(|key| print::source(&figment, key))?;
@@ -112,10 +102,7 @@ pub fn load<T: ServiceConfig>(
 }
 
 fn read_file(path: &Path) -> Result<Dict, ConfigError> {
-    let unreadable = |reason: String| ConfigError::File {
-        path: path.to_owned(),
-        reason,
-    };
+    let unreadable = |reason: String| ConfigError::File { path: path.to_owned(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
     let value: Option<Dict> =
         serde_yaml_ng::from_str(&text).map_err(|error| unreadable(error.to_string()))?;

@@ -32,8 +32,7 @@ pub fn routes(health: &Health, descriptors: &[u8]) -> Result<Routes, ServeError>
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let v1: v1::ServerReflectionServer<_> = builder().build_v1().map_err(reflection)?;
-    let v1alpha: v1alpha::ServerReflectionServer<_> =
-        builder().build_v1alpha().map_err(reflection)?;
+    let v1alpha: v1alpha::ServerReflectionServer<_> = builder().build_v1alpha().map_err(reflection)?;
     let health: tonic_health::pb::health_server::HealthServer<HealthService> = health.service();
     Ok(Routes::new(health).add_service(v1).add_service(v1alpha))
 }
@@ -68,11 +67,7 @@ pub async fn serve(
         health.drain().await;
         shutdown.closing().cancelled().await;
     };
-    server
-        .layer(layer)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, closed)
-        .await?;
+    server.layer(layer).add_routes(routes).serve_with_incoming_shutdown(incoming, closed).await?;
     Ok(())
 }
 

@@ -10,16 +10,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tracing::{error, info};
 
+use crate::serving::Background;
+
 /// The name that says whether to send traffic here. The empty name says the same.
 pub const READINESS: &str = "readiness";
 /// The name that says whether the process should be restarted.
 pub const LIVENESS: &str = "liveness";
+
+/// The dependencies that every service has a name for, whether it calls them or not.
+pub const DEPENDENCIES: &[&str] = &["cache", "max", "ollama", "router"];
 
 /// How old the runtime's last sign of life may be.
 const STALE: Duration = Duration::from_secs(10);
@@ -48,15 +52,8 @@ impl Health {
     /// A process that is alive and not ready yet. `services` are the fully qualified names of what it serves,
     /// `dependencies` what it calls, as `dependency-…` names.
     pub async fn new(services: &[&str], dependencies: &[&str]) -> Self {
-        let readiness_names = ["", READINESS]
-            .iter()
-            .chain(services)
-            .map(|name| (*name).to_owned())
-            .collect();
-        let dependencies = dependencies
-            .iter()
-            .map(|name| format!("dependency-{name}"))
-            .collect();
+        let readiness_names = ["", READINESS].iter().chain(services).map(|name| (*name).to_owned()).collect();
+        let dependencies = dependencies.iter().map(|name| format!("dependency-{name}")).collect();
         let health = Self {
             inner: Arc::new(Inner {
                 reporter: HealthReporter::new(),
@@ -78,9 +75,7 @@ impl Health {
 
     /// The grpc.health.v1 service.
     pub fn service(&self) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService::from_health_reporter(
-            self.inner.reporter.clone(),
-        ))
+        HealthServer::new(HealthService::from_health_reporter(self.inner.reporter.clone()))
     }
 
     /// Configuration is loaded and listeners are bound: send traffic.
@@ -107,11 +102,7 @@ impl Health {
     pub async fn set_dependency(&self, name: &str, well: bool) {
         let name = format!("dependency-{name}");
         if self.inner.dependencies.contains(&name) && !self.inner.draining.load(Ordering::Acquire) {
-            let status = if well {
-                ServingStatus::Serving
-            } else {
-                ServingStatus::NotServing
-            };
+            let status = if well { ServingStatus::Serving } else { ServingStatus::NotServing };
             self.set(&name, status).await;
         }
     }
@@ -132,31 +123,19 @@ impl Health {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn watch_runtime(
-        &self,
-        tasks: &TaskTracker,
-        stop: CancellationToken,
-    ) -> std::io::Result<()> {
+    pub fn watch_runtime(&self, background: &Background) -> std::io::Result<()> {
         let ticker = self.clone();
-        let ticking = stop.clone();
-        tasks.spawn(async move {
-            while ticking
-                .run_until_cancelled(tokio::time::sleep(TICK))
-                .await
-                .is_some()
-            {
+        background.spawn(|stop| async move {
+            while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
                 ticker.tick();
             }
         });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
+        let stop = background.stopped();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let watcher = self.clone();
-        std::thread::Builder::new()
-            .name("watchdog".into())
-            .spawn(move || {
-                runtime.block_on(watcher.watch(stop));
-            })?;
+        std::thread::Builder::new().name("watchdog".into()).spawn(move || {
+            runtime.block_on(watcher.watch(stop));
+        })?;
         Ok(())
     }
 
@@ -167,11 +146,7 @@ impl Health {
 
     async fn watch(&self, stop: CancellationToken) {
         let mut was_live = true;
-        while stop
-            .run_until_cancelled(tokio::time::sleep(TICK))
-            .await
-            .is_some()
-        {
+        while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
             let live = self.is_live();
             if live == was_live || self.inner.draining.load(Ordering::Acquire) {
                 continue;
@@ -207,9 +182,7 @@ mod tests {
 
     async fn status(health: &Health, name: &str) -> i32 {
         let service = HealthService::from_health_reporter(health.inner.reporter.clone());
-        let request = Request::new(HealthCheckRequest {
-            service: name.into(),
-        });
+        let request = Request::new(HealthCheckRequest { service: name.into() });
         service.check(request).await.unwrap().into_inner().status
     }
 

@@ -30,30 +30,34 @@ use observer::Observer;
 use request::Call;
 pub use request::{REQUEST_ID_HEADER, RequestId};
 
-/// The deadlines of requests that bring none, and the longest that they may bring.
+/// The deadlines of requests that bring none, the longest that they may bring, and how large they may be.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadlines {
+pub struct Limits {
     /// For a unary call without a deadline.
     pub unary: Duration,
     /// For a streamed call without a deadline.
     pub streaming: Duration,
     /// The longest for any call.
     pub cap: Duration,
+    /// The size of a message, in bytes. tonic enforces it, by the same number given to each service; here it is only
+    /// told to the caller.
+    pub message_bytes: usize,
 }
 
-impl Default for Deadlines {
+impl Default for Limits {
     fn default() -> Self {
         Self {
             unary: Duration::from_secs(60),
             streaming: Duration::from_secs(300),
             cap: Duration::from_secs(300),
+            message_bytes: 4 * 1024 * 1024,
         }
     }
 }
 
 #[derive(Debug)]
 struct Shared {
-    deadlines: Deadlines,
+    limits: Limits,
     shutdown: Shutdown,
     metrics: RpcMetrics,
     shutdown_metrics: ShutdownMetrics,
@@ -66,22 +70,11 @@ pub struct CallLayer {
 }
 
 impl CallLayer {
-    /// A layer with these deadlines; `metrics` are registered here.
-    pub fn new(
-        deadlines: Deadlines,
-        shutdown: Shutdown,
-        registry: &mut crate::metrics::Registry,
-    ) -> Self {
+    /// A layer with these limits; `metrics` are registered here.
+    pub fn new(limits: Limits, shutdown: Shutdown, registry: &mut crate::metrics::Registry) -> Self {
         let metrics = RpcMetrics::register(registry);
         let shutdown_metrics = ShutdownMetrics::register(registry);
-        Self {
-            shared: Arc::new(Shared {
-                deadlines,
-                shutdown,
-                metrics,
-                shutdown_metrics,
-            }),
-        }
+        Self { shared: Arc::new(Shared { limits, shutdown, metrics, shutdown_metrics }) }
     }
 }
 
@@ -89,10 +82,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = CallService<S>;
 
     fn layer(&self, inner: S) -> CallService<S> {
-        CallService {
-            inner,
-            shared: Arc::clone(&self.shared),
-        }
+        CallService { inner, shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -105,10 +95,7 @@ pub struct CallService<S> {
 
 impl<S> Service<Request<Body>> for CallService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Response<Body>;
@@ -134,7 +121,7 @@ where
             span.clone(),
         );
         let future = async move {
-            let timeout = match call.timeout(request.headers(), &shared.deadlines) {
+            let timeout = match call.timeout(request.headers(), &shared.limits) {
                 Ok(timeout) => timeout,
                 Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
             };
@@ -144,11 +131,7 @@ where
             }
             request.extensions_mut().insert(call.request_id.clone());
             // Health watches and reflection end with the listener; requests are given the drain.
-            let end = if call.is_ours() {
-                shared.shutdown.abort()
-            } else {
-                shared.shutdown.closing()
-            };
+            let end = if call.is_ours() { shared.shutdown.abort() } else { shared.shutdown.closing() };
             let end = end.clone();
             let head = tokio::select! {
                 biased;
@@ -161,6 +144,9 @@ where
             let (mut parts, body) = head.into_parts();
             set_request_id(&mut parts.headers, &call.request_id);
             if let Some(status) = Status::from_header_map(&parts.headers) {
+                if is_too_large(&status) {
+                    return Ok(observer.refuse(&too_large(shared.limits.message_bytes), &call.request_id));
+                }
                 observer.end(status.code());
                 return Ok(Response::from_parts(parts, body));
             }
@@ -179,15 +165,25 @@ async fn expiry(deadline: Option<Deadline>) {
 }
 
 fn deadline_exceeded() -> Status {
-    Reason::DeadlineExceeded
-        .status("the deadline passed")
-        .build()
+    Reason::DeadlineExceeded.status("the deadline passed").build()
 }
 
 fn shutting_down() -> Status {
     Reason::ShuttingDown
         .status("this replica is shutting down; ask another one")
         .retry_after(Some(Duration::ZERO))
+        .build()
+}
+
+/// tonic refuses a message over its limit as OUT_OF_RANGE, where gRPC's specification says RESOURCE_EXHAUSTED.
+fn is_too_large(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.message().contains("message length too large")
+}
+
+fn too_large(limit: usize) -> Status {
+    Reason::RequestTooLarge
+        .status(format!("a request may have at most {limit} bytes"))
+        .with("limit_bytes", limit.to_string())
         .build()
 }
 

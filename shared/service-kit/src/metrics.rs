@@ -13,10 +13,8 @@ use prometheus_client::metrics::info::Info;
 pub use prometheus_client::registry::Registry;
 
 /// Upper bounds in seconds for calls that may be answered from memory or take minutes.
-const LATENCY_BUCKETS: [f64; 16] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-    60.0,
-];
+const LATENCY_BUCKETS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// A histogram of times in seconds.
 pub fn latency_histogram() -> Histogram {
@@ -26,15 +24,8 @@ pub fn latency_histogram() -> Histogram {
 /// A registry that names the binary.
 pub fn registry(service: &str, version: &str) -> Registry {
     let mut registry = Registry::default();
-    let labels = [
-        ("service", service.to_owned()),
-        ("version", version.to_owned()),
-    ];
-    registry.register(
-        "aip_build",
-        "The running binary",
-        Info::new(labels.to_vec()),
-    );
+    let labels = [("service", service.to_owned()), ("version", version.to_owned())];
+    registry.register("aip_build", "The running binary", Info::new(labels.to_vec()));
     registry
 }
 
@@ -71,15 +62,8 @@ impl RpcMetrics {
             duration.clone(),
         );
         let in_flight = Gauge::default();
-        registry.register(
-            "aip_rpc_in_flight",
-            "RPCs begun and not ended",
-            in_flight.clone(),
-        );
-        Self {
-            duration,
-            in_flight,
-        }
+        registry.register("aip_rpc_in_flight", "RPCs begun and not ended", in_flight.clone());
+        Self { duration, in_flight }
     }
 
     pub(crate) fn begin(&self) {
@@ -89,13 +73,9 @@ impl RpcMetrics {
     pub(crate) fn end(&self, method: Option<&Arc<str>>, code: tonic::Code, took: Duration) {
         self.in_flight.dec();
         if let Some(method) = method {
-            let labels = RpcLabels {
-                rpc_method: Arc::clone(method),
-                rpc_status_code: crate::status::code_name(code),
-            };
-            self.duration
-                .get_or_create(&labels)
-                .observe(took.as_secs_f64());
+            let labels =
+                RpcLabels { rpc_method: Arc::clone(method), rpc_status_code: crate::status::code_name(code) };
+            self.duration.get_or_create(&labels).observe(took.as_secs_f64());
         }
     }
 }
@@ -129,8 +109,6 @@ impl ShutdownMetrics {
 
     pub(crate) fn ended(&self, aborted: bool) {
         let outcome = if aborted { "aborted" } else { "drained" };
-        self.requests
-            .get_or_create(&ShutdownLabels { outcome })
-            .inc();
+        self.requests.get_or_create(&ShutdownLabels { outcome }).inc();
     }
 }

@@ -25,21 +25,20 @@ pub fn page<T>(
         size => size.min(MAX_SIZE),
     };
     let after = decode(page_token)?;
-    let mut rest = items
-        .into_iter()
-        .filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
+    let mut rest = items.into_iter().filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
     let page: Vec<T> = rest.by_ref().take(size).collect();
     let more = rest.next().is_some();
-    let token = page
-        .last()
-        .filter(|_| more)
-        .map(|last| encode(&key(last)))
-        .unwrap_or_default();
+    let token = page.last().filter(|_| more).map(|last| encode(&key(last))).unwrap_or_default();
     Ok((page, token))
 }
 
 fn encode(key: &str) -> String {
-    key.bytes().map(|byte| format!("{byte:02x}")).collect()
+    key.bytes().fold(String::with_capacity(key.len() * 2), |mut token, byte| {
+        for nibble in [byte >> 4, byte & 0xf] {
+            token.extend(char::from_digit(nibble.into(), 16));
+        }
+        token
+    })
 }
 
 fn decode(token: &str) -> Result<Option<String>, Status> {
@@ -54,10 +53,7 @@ fn decode(token: &str) -> Result<Option<String>, Status> {
     let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     key.map(Some).ok_or_else(|| {
         let rule = "must be the next_page_token of an earlier page";
-        Reason::InvalidRequest
-            .status(format!("page_token: {rule}"))
-            .field("page_token", rule)
-            .build()
+        Reason::InvalidRequest.status(format!("page_token: {rule}")).field("page_token", rule).build()
     })
 }
 

@@ -1,9 +1,12 @@
-//! Listeners, and what stops a service from serving.
+//! Listeners, the tasks behind them, and what stops a service from serving.
 
+use std::future::Future;
 use std::net::SocketAddr;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::ListenAddress;
 
@@ -40,14 +43,8 @@ pub enum ServeError {
 
 impl ServeError {
     /// `what` cannot be set up.
-    pub fn set_up(
-        what: &'static str,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::SetUp {
-            what,
-            source: source.into(),
-        }
+    pub fn set_up(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::SetUp { what, source: source.into() }
     }
 }
 
@@ -66,13 +63,65 @@ impl Listener {
     /// # Errors
     /// The address is in use or not this machine's.
     pub async fn bind(purpose: &'static str, address: ListenAddress) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Bind {
-            purpose,
-            address: address.0,
-            source,
-        };
+        let failed = |source| ServeError::Bind { purpose, address: address.0, source };
         let listener = TcpListener::bind(address.0).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
+    }
+}
+
+/// The tasks that live as long as a service serves: each is told when to stop, and waited for.
+#[derive(Debug, Default)]
+pub struct Background {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Background {
+    /// No tasks yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a task. It must return soon after its token is cancelled.
+    pub fn spawn<F>(&self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(task(self.stop.clone()));
+    }
+
+    /// Cancelled when the service has served.
+    pub fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Serves until `server` ends, then ends `companion` and all tasks and waits for them. When `companion` fails
+    /// before, `server` is dropped.
+    ///
+    /// # Errors
+    /// The first failure of the two.
+    pub async fn end_with(
+        self,
+        server: impl Future<Output = Result<(), ServeError>>,
+        companion: impl Future<Output = Result<(), ServeError>>,
+    ) -> Result<(), ServeError> {
+        let server = async {
+            let ended = server.await;
+            self.stop.cancel();
+            ended
+        };
+        let ended = tokio::try_join!(server, companion).map(|((), ())| ());
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        ended
+    }
+}
+
+impl Drop for Background {
+    /// A service that is dropped takes its tasks along.
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }

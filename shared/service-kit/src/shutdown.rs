@@ -47,21 +47,9 @@ impl Default for ShutdownConfig {
 impl ShutdownConfig {
     /// The environment variables of this section.
     pub const ENVIRONMENT: &'static [EnvVar] = &[
-        EnvVar::new(
-            "GRACEFUL_SHUTDOWN_ENABLED",
-            "shutdown.graceful",
-            Parse::Bool,
-        ),
-        EnvVar::new(
-            "TERMINATION_GRACE_PERIOD_SECONDS",
-            "shutdown.termination_grace_period",
-            Parse::Seconds,
-        ),
-        EnvVar::new(
-            "PRESTOP_DELAY_SECONDS",
-            "shutdown.prestop_delay",
-            Parse::Seconds,
-        ),
+        EnvVar::new("GRACEFUL_SHUTDOWN_ENABLED", "shutdown.graceful", Parse::Bool),
+        EnvVar::new("TERMINATION_GRACE_PERIOD_SECONDS", "shutdown.termination_grace_period", Parse::Seconds),
+        EnvVar::new("PRESTOP_DELAY_SECONDS", "shutdown.prestop_delay", Parse::Seconds),
     ];
 
     /// Refuses times that do not fit the grace period.
@@ -81,9 +69,7 @@ impl ShutdownConfig {
 
     /// How long requests in flight may go on after the lame duck time.
     pub fn drain(&self) -> Duration {
-        self.termination_grace_period
-            .0
-            .saturating_sub(self.prestop_delay.0 + self.lame_duck.0 + FLUSH)
+        self.termination_grace_period.0.saturating_sub(self.prestop_delay.0 + self.lame_duck.0 + FLUSH)
     }
 }
 
@@ -149,10 +135,8 @@ mod tests {
     #[test]
     fn a_grace_period_that_is_too_short_is_refused() {
         let mut problems = Problems::default();
-        let config = ShutdownConfig {
-            termination_grace_period: Seconds::new(9),
-            ..ShutdownConfig::default()
-        };
+        let config =
+            ShutdownConfig { termination_grace_period: Seconds::new(9), ..ShutdownConfig::default() };
         config.check(&mut problems);
         let problem = &problems.found()[0];
         assert_eq!(
@@ -179,10 +163,7 @@ mod tests {
         };
         let ((), times) = tokio::join!(shutdown.run(&config, std::future::pending()), observe);
         let whole = |time: Duration| (time.as_secs_f64()).round();
-        assert_eq!(
-            (whole(times.0), whole(times.1), whole(times.2)),
-            (0.0, 1.0, 22.0)
-        );
+        assert_eq!((whole(times.0), whole(times.1), whole(times.2)), (0.0, 1.0, 22.0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,9 +66,7 @@ impl Reason {
             | Self::StreamInterrupted => Code::Unavailable,
             Self::RequestTooLarge => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
-            Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => {
-                Code::InvalidArgument
-            }
+            Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => Code::InvalidArgument,
             Self::ModelNotFound
             | Self::TierNotFound
             | Self::CircuitBreakerNotFound
@@ -155,8 +153,7 @@ impl StatusBuilder {
 
     /// The status.
     pub fn build(self) -> Status {
-        let mut details =
-            ErrorDetails::with_error_info(self.reason.as_str(), DOMAIN, self.metadata);
+        let mut details = ErrorDetails::with_error_info(self.reason.as_str(), DOMAIN, self.metadata);
         if let Some(delay) = self.retry_after {
             details.set_retry_info(Some(delay));
         }
@@ -187,9 +184,7 @@ impl StatusBuilder {
             | Reason::Internal => None,
         };
         if let Some(pushback) = pushback {
-            status
-                .metadata_mut()
-                .insert(PUSHBACK, MetadataValue::from_static(pushback));
+            status.metadata_mut().insert(PUSHBACK, MetadataValue::from_static(pushback));
         }
         status
     }
@@ -197,10 +192,7 @@ impl StatusBuilder {
 
 /// The reason in a status' ErrorInfo, when it has one of ours.
 pub fn reason_of(status: &Status) -> Option<String> {
-    status
-        .get_details_error_info()
-        .filter(|info| info.domain == DOMAIN)
-        .map(|info| info.reason)
+    status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
 }
 
 /// A gRPC client's error in the terms of the specification.
@@ -213,28 +205,17 @@ pub fn normalise_client_error(status: Status) -> Status {
         return status;
     }
     if causes(&status).any(<dyn Error>::is::<tonic::TimeoutExpired>) {
-        return Reason::DeadlineExceeded
-            .status("the deadline passed")
-            .build();
+        return Reason::DeadlineExceeded.status("the deadline passed").build();
     }
-    let root = causes(&status)
-        .last()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let root = causes(&status).last().map(ToString::to_string).unwrap_or_default();
     let mut lost = Status::unavailable(format!("connection lost: {root}"));
-    lost.set_source(std::sync::Arc::new(TransportError {
-        never_left: never_left(&status),
-    }));
+    lost.set_source(std::sync::Arc::new(TransportError { never_left: never_left(&status) }));
     lost
 }
 
 /// Whether a call that ended in this (normalised) status certainly did not reach the server.
 pub fn never_reached_server(status: &Status) -> bool {
-    causes(status).any(|cause| {
-        cause
-            .downcast_ref::<TransportError>()
-            .is_some_and(|error| error.never_left)
-    })
+    causes(status).any(|cause| cause.downcast_ref::<TransportError>().is_some_and(|error| error.never_left))
 }
 
 /// Whether a (normalised) status was made by a lost connection and not by the server.
@@ -251,16 +232,12 @@ struct TransportError {
 fn never_left(status: &Status) -> bool {
     causes(status).any(|cause| {
         cause.is::<tonic::ConnectError>()
-            || cause
-                .downcast_ref::<hyper::Error>()
-                .is_some_and(hyper::Error::is_canceled)
+            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
     })
 }
 
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(Error::source(status), |cause: &&(dyn Error + 'static)| {
-        (**cause).source()
-    })
+    std::iter::successors(Error::source(status), |cause: &&(dyn Error + 'static)| (**cause).source())
 }
 
 /// The name of a status code in logs, metrics and traces.
@@ -301,31 +278,19 @@ mod tests {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(reason_of(&status).as_deref(), Some("INVALID_REQUEST"));
         let details = status.get_error_details();
-        assert_eq!(
-            details.bad_request().unwrap().field_violations[0].field,
-            "messages"
-        );
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "messages");
         assert_eq!(details.error_info().unwrap().metadata["model"], "assistant");
         assert!(details.retry_info().is_none());
 
-        let ending = Reason::ShuttingDown
-            .status("ending")
-            .retry_after(Some(Duration::from_secs(1)))
-            .build();
+        let ending = Reason::ShuttingDown.status("ending").retry_after(Some(Duration::from_secs(1))).build();
         assert_eq!(ending.metadata().get(PUSHBACK).unwrap(), "0");
-        assert_eq!(
-            ending.get_details_retry_info().unwrap().retry_delay,
-            Some(Duration::from_secs(1))
-        );
+        assert_eq!(ending.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
     }
 
     #[test]
     fn a_status_from_the_wire_is_left_alone() {
         let status = normalise_client_error(Status::unknown("the server's own words"));
-        assert_eq!(
-            (status.code(), status.message()),
-            (Code::Unknown, "the server's own words")
-        );
+        assert_eq!((status.code(), status.message()), (Code::Unknown, "the server's own words"));
         assert!(!is_transport_error(&status));
     }
 
@@ -334,9 +299,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let channel = tonic::transport::Endpoint::try_from(format!("http://{address}"))
-            .unwrap()
-            .connect_lazy();
+        let channel =
+            tonic::transport::Endpoint::try_from(format!("http://{address}")).unwrap().connect_lazy();
         let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
         let request = tonic_health::pb::HealthCheckRequest::default();
         let status = normalise_client_error(client.check(request).await.unwrap_err());
@@ -348,9 +312,8 @@ mod tests {
     async fn tonics_own_timeout_is_a_deadline() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap();
-        let channel = tonic::transport::Endpoint::try_from(format!("http://{address}"))
-            .unwrap()
-            .connect_lazy();
+        let channel =
+            tonic::transport::Endpoint::try_from(format!("http://{address}")).unwrap().connect_lazy();
         let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
         let mut request = tonic::Request::new(tonic_health::pb::HealthCheckRequest::default());
         request.set_timeout(Duration::from_millis(20));

@@ -71,16 +71,8 @@ impl TelemetryConfig {
     /// The environment variables of this section. OpenTelemetry's other variables (sampler, batch sizes, resource
     /// attributes) are read by its SDK.
     pub const ENVIRONMENT: &'static [EnvVar] = &[
-        EnvVar::new(
-            "OTEL_EXPORTER_OTLP_ENDPOINT",
-            "telemetry.otlp_endpoint",
-            Parse::Text,
-        ),
-        EnvVar::new(
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            "telemetry.otlp_endpoint",
-            Parse::Text,
-        ),
+        EnvVar::new("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint", Parse::Text),
+        EnvVar::new("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "telemetry.otlp_endpoint", Parse::Text),
         EnvVar::new("OTEL_SDK_DISABLED", "telemetry.otel_disabled", Parse::Bool),
         EnvVar::new("OTEL_SERVICE_NAME", "telemetry.service_name", Parse::Text),
     ];
@@ -111,13 +103,11 @@ impl Telemetry {
     /// # Errors
     /// The exporter cannot be built, or telemetry was switched on before.
     pub fn init(config: &TelemetryConfig, service: &str) -> Result<Self, ServeError> {
-        let (writer, log_writer) = NonBlockingBuilder::default()
-            .lossy(true)
-            .finish(std::io::stdout());
+        let (writer, log_writer) = NonBlockingBuilder::default().lossy(true).finish(std::io::stdout());
         let dropped_lines = writer.error_counter();
         let provider = provider(config, service)?;
-        let filter = EnvFilter::try_new(&config.log_level)
-            .map_err(|error| ServeError::set_up("logging", error))?;
+        let filter =
+            EnvFilter::try_new(&config.log_level).map_err(|error| ServeError::set_up("logging", error))?;
         tracing_subscriber::registry()
             .with(
                 tracing_opentelemetry::layer()
@@ -129,11 +119,7 @@ impl Telemetry {
             .with(log_layer(config.log_format, writer).with_filter(filter))
             .try_init()
             .map_err(|error| ServeError::set_up("logging", error))?;
-        Ok(Self {
-            provider,
-            dropped_lines,
-            log_writer,
-        })
+        Ok(Self { provider, dropped_lines, log_writer })
     }
 
     /// Registers the count of log lines that were dropped.
@@ -145,8 +131,7 @@ impl Telemetry {
     pub async fn shut_down(self, timeout: Duration) {
         let provider = self.provider;
         // The exporter blocks its thread, so it must not have one of the runtime's.
-        let flushed =
-            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
+        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
         if let Ok(Err(error)) = flushed {
             warn!(%error, "spans were lost at shutdown");
         }
@@ -155,12 +140,9 @@ impl Telemetry {
 }
 
 fn provider(config: &TelemetryConfig, service: &str) -> Result<SdkTracerProvider, ServeError> {
-    let name = config
-        .service_name
-        .clone()
-        .unwrap_or_else(|| service.to_owned());
-    let builder = SdkTracerProvider::builder()
-        .with_resource(Resource::builder().with_service_name(name).build());
+    let name = config.service_name.clone().unwrap_or_else(|| service.to_owned());
+    let builder =
+        SdkTracerProvider::builder().with_resource(Resource::builder().with_service_name(name).build());
     match &config.otlp_endpoint {
         Some(endpoint) if !config.otel_disabled => {
             let exporter = opentelemetry_otlp::SpanExporter::builder()

@@ -30,22 +30,12 @@ impl CircuitBreakerConfig {
     /// # Errors
     /// One of them is zero.
     pub fn consecutive_failures(failures: u32, open_wait: Duration) -> Result<Self, InvalidConfig> {
-        let consecutive_failures = NonZeroU32::new(failures).ok_or(InvalidConfig {
-            field: "consecutive_failures",
-            rule: "at least 1",
-        })?;
+        let consecutive_failures = NonZeroU32::new(failures)
+            .ok_or(InvalidConfig { field: "consecutive_failures", rule: "at least 1" })?;
         if open_wait.is_zero() {
-            return Err(InvalidConfig {
-                field: "open_wait",
-                rule: "longer than 0",
-            });
+            return Err(InvalidConfig { field: "open_wait", rule: "longer than 0" });
         }
-        Ok(Self {
-            enabled: true,
-            consecutive_failures,
-            open_wait,
-            half_open_calls: NonZeroU32::MIN,
-        })
+        Ok(Self { enabled: true, consecutive_failures, open_wait, half_open_calls: NonZeroU32::MIN })
     }
 
     /// Admits this many probes in half-open, and closes when all of them succeeded.
@@ -53,10 +43,8 @@ impl CircuitBreakerConfig {
     /// # Errors
     /// It is zero.
     pub fn with_half_open_calls(mut self, calls: u32) -> Result<Self, InvalidConfig> {
-        self.half_open_calls = NonZeroU32::new(calls).ok_or(InvalidConfig {
-            field: "half_open_calls",
-            rule: "at least 1",
-        })?;
+        self.half_open_calls =
+            NonZeroU32::new(calls).ok_or(InvalidConfig { field: "half_open_calls", rule: "at least 1" })?;
         Ok(self)
     }
 

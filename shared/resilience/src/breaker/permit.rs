@@ -29,11 +29,7 @@ pub struct Permit {
 
 impl Permit {
     pub(super) fn new(breaker: CircuitBreaker, admitted: Admitted) -> Self {
-        Self {
-            breaker,
-            admitted,
-            settled: false,
-        }
+        Self { breaker, admitted, settled: false }
     }
 
     /// The state in which the call was admitted.
@@ -59,8 +55,7 @@ impl Permit {
     /// Records an outcome.
     pub fn record(mut self, outcome: Outcome) {
         self.settled = true;
-        self.breaker
-            .settle(self.admitted, Settlement::Outcome(outcome));
+        self.breaker.settle(self.admitted, Settlement::Outcome(outcome));
     }
 }
 

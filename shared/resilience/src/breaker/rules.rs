@@ -138,11 +138,7 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new(config: &CircuitBreakerConfig) -> Self {
         Self {
-            phase: if config.is_enabled() {
-                Phase::Closed
-            } else {
-                Phase::Disabled
-            },
+            phase: if config.is_enabled() { Phase::Closed } else { Phase::Disabled },
             generation: 0,
             consecutive_failures: 0,
             openings: 0,
@@ -203,13 +199,7 @@ impl Rules {
         let rejected = match &mut self.phase {
             Phase::Closed | Phase::Disabled => None,
             Phase::Open { until } if now >= *until => {
-                self.enter(
-                    Phase::HalfOpen {
-                        permits: 1,
-                        passed: 0,
-                    },
-                    TripReason::OpenWaitPassed,
-                );
+                self.enter(Phase::HalfOpen { permits: 1, passed: 0 }, TripReason::OpenWaitPassed);
                 None
             }
             Phase::Open { until } => Some(Some(until.saturating_sub(now))),
@@ -221,15 +211,9 @@ impl Rules {
         };
         if let Some(retry_after) = rejected {
             self.totals.rejected += 1;
-            return Err(CallNotPermitted {
-                state: self.state(),
-                retry_after,
-            });
+            return Err(CallNotPermitted { state: self.state(), retry_after });
         }
-        Ok(Admitted {
-            generation: self.generation,
-            state: self.state(),
-        })
+        Ok(Admitted { generation: self.generation, state: self.state() })
     }
 
     pub(super) fn settle(
@@ -299,22 +283,13 @@ impl Rules {
             Phase::Open { .. } | Phase::Disabled => return,
         };
         self.openings += 1;
-        self.enter(
-            Phase::Open {
-                until: now.saturating_add(config.open_wait()),
-            },
-            reason,
-        );
+        self.enter(Phase::Open { until: now.saturating_add(config.open_wait()) }, reason);
     }
 
     fn enter(&mut self, phase: Phase, reason: TripReason) {
         let from = self.state();
         self.phase = phase;
         self.generation += 1;
-        self.transition = Some(Transition {
-            from,
-            to: self.state(),
-            reason,
-        });
+        self.transition = Some(Transition { from, to: self.state(), reason });
     }
 }

@@ -11,10 +11,7 @@ fn breaker(failures: u32, probes: u32) -> (CircuitBreaker, ManualClock) {
     let config = CircuitBreakerConfig::consecutive_failures(failures, WAIT)
         .and_then(|config| config.with_half_open_calls(probes))
         .unwrap();
-    (
-        CircuitBreaker::new("b", config, Arc::new(clock.clone())),
-        clock,
-    )
+    (CircuitBreaker::new("b", config, Arc::new(clock.clone())), clock)
 }
 
 fn fail(breaker: &CircuitBreaker, times: u32) {
@@ -29,10 +26,8 @@ fn nonsense_is_refused_with_the_fields_name() {
     assert_eq!(zero.to_string(), "consecutive_failures must be at least 1");
     let wait = CircuitBreakerConfig::consecutive_failures(1, Duration::ZERO).unwrap_err();
     assert_eq!(wait.to_string(), "open_wait must be longer than 0");
-    let calls = CircuitBreakerConfig::consecutive_failures(1, WAIT)
-        .unwrap()
-        .with_half_open_calls(0)
-        .unwrap_err();
+    let calls =
+        CircuitBreakerConfig::consecutive_failures(1, WAIT).unwrap().with_half_open_calls(0).unwrap_err();
     assert_eq!(calls.field, "half_open_calls");
 }
 
@@ -43,15 +38,8 @@ fn opens_at_the_threshold_and_not_before() {
     assert_eq!(breaker.state(), State::Closed);
     fail(&breaker, 1);
     let snapshot = breaker.snapshot();
-    assert_eq!(
-        (snapshot.state, snapshot.openings, snapshot.generation),
-        (State::Open, 1, 1)
-    );
-    let trip = Transition {
-        from: State::Closed,
-        to: State::Open,
-        reason: TripReason::ConsecutiveFailures,
-    };
+    assert_eq!((snapshot.state, snapshot.openings, snapshot.generation), (State::Open, 1, 1));
+    let trip = Transition { from: State::Closed, to: State::Open, reason: TripReason::ConsecutiveFailures };
     assert_eq!(snapshot.transitions, [(trip, 1)]);
 }
 
@@ -73,10 +61,7 @@ fn ignored_and_cancelled_calls_do_not_touch_the_run_of_failures() {
     fail(&breaker, 1);
     assert_eq!(breaker.state(), State::Open);
     let totals = breaker.snapshot().totals;
-    assert_eq!(
-        (totals.failure, totals.ignored, totals.cancelled),
-        (3, 1, 1)
-    );
+    assert_eq!((totals.failure, totals.ignored, totals.cancelled), (3, 1, 1));
 }
 
 #[test]
@@ -87,10 +72,7 @@ fn open_rejects_and_says_when_to_come_back() {
     let rejection = breaker.acquire().unwrap_err();
     assert_eq!(rejection.state, State::Open);
     assert_eq!(rejection.retry_after, Some(Duration::from_secs(20)));
-    assert_eq!(
-        breaker.snapshot().next_probe_in,
-        Some(Duration::from_secs(20))
-    );
+    assert_eq!(breaker.snapshot().next_probe_in, Some(Duration::from_secs(20)));
     assert_eq!(breaker.snapshot().totals.rejected, 1);
 }
 
@@ -101,15 +83,9 @@ fn the_first_acquire_after_the_wait_is_the_first_probe_and_reading_is_not() {
     clock.advance(WAIT);
     assert_eq!(breaker.state(), State::Open);
     let probe = breaker.acquire().unwrap();
-    assert_eq!(
-        (probe.state(), breaker.state()),
-        (State::HalfOpen, State::HalfOpen)
-    );
+    assert_eq!((probe.state(), breaker.state()), (State::HalfOpen, State::HalfOpen));
     let rejection = breaker.acquire().unwrap_err();
-    assert_eq!(
-        (rejection.state, rejection.retry_after),
-        (State::HalfOpen, None)
-    );
+    assert_eq!((rejection.state, rejection.retry_after), (State::HalfOpen, None));
     probe.success();
     assert_eq!(breaker.state(), State::Closed);
     assert_eq!(breaker.snapshot().consecutive_failures, 0);
@@ -171,14 +147,7 @@ fn a_late_outcome_changes_nothing_but_its_counter() {
     failing_straggler.failure();
     drop(cancelled_straggler);
     let snapshot = breaker.snapshot();
-    assert_eq!(
-        (
-            snapshot.state,
-            snapshot.half_open_permits,
-            snapshot.totals.late
-        ),
-        (State::HalfOpen, 1, 3)
-    );
+    assert_eq!((snapshot.state, snapshot.half_open_permits, snapshot.totals.late), (State::HalfOpen, 1, 3));
     probe.success();
     assert_eq!(breaker.state(), State::Closed);
 }
@@ -198,9 +167,7 @@ fn a_panic_while_a_permit_is_held_is_a_failure() {
 
 #[test]
 fn a_disabled_breaker_admits_everything_and_never_opens() {
-    let config = CircuitBreakerConfig::consecutive_failures(1, WAIT)
-        .unwrap()
-        .disabled();
+    let config = CircuitBreakerConfig::consecutive_failures(1, WAIT).unwrap().disabled();
     let breaker = CircuitBreaker::new("b", config, Arc::new(ManualClock::new()));
     fail(&breaker, 10);
     assert_eq!(breaker.state(), State::Disabled);
@@ -227,8 +194,5 @@ fn racing_threads_make_one_transition_and_every_call_is_counted_once() {
     assert_eq!((snapshot.state, snapshot.openings), (State::Open, 1));
     let totals = snapshot.totals;
     assert_eq!(totals.failure, 100);
-    assert_eq!(
-        totals.failure + totals.late + totals.rejected,
-        u64::from(THREADS * CALLS)
-    );
+    assert_eq!(totals.failure + totals.late + totals.rejected, u64::from(THREADS * CALLS));
 }

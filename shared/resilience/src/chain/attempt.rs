@@ -27,11 +27,8 @@ pub struct Verdict {
 
 impl Verdict {
     /// The backend did not answer in time: a failure, and the next backend's turn.
-    pub const TIMEOUT: Self = Self {
-        breaker: Outcome::Failure,
-        outcome: AttemptOutcome::Timeout,
-        next: Next::Backend,
-    };
+    pub const TIMEOUT: Self =
+        Self { breaker: Outcome::Failure, outcome: AttemptOutcome::Timeout, next: Next::Backend };
 }
 
 /// Where the walk goes after an error.
@@ -139,18 +136,10 @@ pub(super) struct AttemptLog {
 
 impl AttemptLog {
     pub(super) fn new(started: Instant) -> Self {
-        Self {
-            started,
-            attempts: Vec::with_capacity(4),
-        }
+        Self { started, attempts: Vec::with_capacity(4) }
     }
 
-    pub(super) fn begin(
-        &self,
-        tier: &Arc<str>,
-        backend: &str,
-        breaker_state: Option<State>,
-    ) -> Begun {
+    pub(super) fn begin(&self, tier: &Arc<str>, backend: &str, breaker_state: Option<State>) -> Begun {
         let at = Instant::now();
         let attempt = Attempt {
             tier: Arc::clone(tier),
@@ -164,19 +153,9 @@ impl AttemptLog {
         Begun { attempt, at }
     }
 
-    pub(super) fn end(
-        &mut self,
-        begun: Begun,
-        outcome: AttemptOutcome,
-        detail: String,
-    ) -> Duration {
+    pub(super) fn end(&mut self, begun: Begun, outcome: AttemptOutcome, detail: String) -> Duration {
         let took = begun.at.elapsed();
-        self.attempts.push(Attempt {
-            outcome,
-            took,
-            detail,
-            ..begun.attempt
-        });
+        self.attempts.push(Attempt { outcome, took, detail, ..begun.attempt });
         took
     }
 
@@ -190,11 +169,7 @@ impl AttemptLog {
     ) {
         let begun = self.begin(tier, backend, breaker_state);
         let outcome = AttemptOutcome::Skipped(reason);
-        self.attempts.push(Attempt {
-            outcome,
-            detail,
-            ..begun.attempt
-        });
+        self.attempts.push(Attempt { outcome, detail, ..begun.attempt });
     }
 
     pub(super) fn into_attempts(self) -> Vec<Attempt> {

@@ -81,9 +81,7 @@ impl Recorder {
                 served: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
                 skipped: AtomicU64::new(0),
-                latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 2)
-                    .ok()
-                    .map(Mutex::new),
+                latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 2).ok().map(Mutex::new),
             })
             .collect();
         Self {
@@ -99,9 +97,7 @@ impl Recorder {
         tier.attempts.fetch_add(1, Ordering::Relaxed);
         tier.served.fetch_add(1, Ordering::Relaxed);
         if let Some(latency) = &tier.latency {
-            latency
-                .lock()
-                .saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            latency.lock().saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
     }
 
@@ -162,10 +158,7 @@ pub(super) struct WalkGuard<'a> {
 
 impl<'a> WalkGuard<'a> {
     pub(super) fn new(recorder: &'a Recorder) -> Self {
-        Self {
-            recorder,
-            finished: false,
-        }
+        Self { recorder, finished: false }
     }
 
     pub(super) fn finish(mut self) {

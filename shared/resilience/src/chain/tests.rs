@@ -50,11 +50,7 @@ impl CallError for Failed {
                 (Outcome::Failure, AttemptOutcome::Failure, Next::Backend)
             }
         };
-        Verdict {
-            breaker,
-            outcome,
-            next,
-        }
+        Verdict { breaker, outcome, next }
     }
 }
 
@@ -68,16 +64,8 @@ async fn play(backend: Arc<Scripted>, _deadline: Deadline) -> Result<&'static st
 
 fn backend(name: &'static str, script: Script) -> Arc<Scripted> {
     let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
-    let breaker = Some(CircuitBreaker::new(
-        name,
-        config,
-        Arc::new(ManualClock::new()),
-    ));
-    Arc::new(Scripted {
-        name,
-        breaker,
-        script,
-    })
+    let breaker = Some(CircuitBreaker::new(name, config, Arc::new(ManualClock::new())));
+    Arc::new(Scripted { name, breaker, script })
 }
 
 fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
@@ -92,32 +80,18 @@ fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
 }
 
 fn walk(timeout: Duration) -> Walk<'static, Scripted> {
-    Walk {
-        deadline: Deadline::after(timeout),
-        started: Instant::now(),
-        streaming: false,
-        exclude: &|_| None,
-    }
+    Walk { deadline: Deadline::after(timeout), started: Instant::now(), streaming: false, exclude: &|_| None }
 }
 
 fn outcomes(attempts: &[Attempt]) -> Vec<(&str, AttemptOutcome)> {
-    attempts
-        .iter()
-        .map(|attempt| (&*attempt.backend, attempt.outcome))
-        .collect()
+    attempts.iter().map(|attempt| (&*attempt.backend, attempt.outcome)).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_first_tier_that_answers_serves_and_every_attempt_is_named() {
     let chain = FallbackChain::new(vec![
-        tier(
-            "one",
-            vec![backend("a", Script::Fail), backend("b", Script::Hang)],
-        ),
-        tier(
-            "two",
-            vec![backend("c", Script::Miss), backend("never", Script::Answer)],
-        ),
+        tier("one", vec![backend("a", Script::Fail), backend("b", Script::Hang)]),
+        tier("two", vec![backend("c", Script::Miss), backend("never", Script::Answer)]),
         tier("three", vec![backend("d", Script::Answer)]),
     ]);
     let served = chain.run(walk(ms(60_000)), play).await.unwrap();
@@ -134,51 +108,23 @@ async fn the_first_tier_that_answers_serves_and_every_attempt_is_named() {
     assert_eq!(served.attempts[1].took, ms(5000));
     assert_eq!(served.attempts[2].started_after, ms(5000));
     assert_eq!(served.attempts[0].breaker_state, Some(State::Closed));
-    assert_eq!(
-        chain.tiers()[1].backends[0].breaker().unwrap().state(),
-        State::Closed
-    );
+    assert_eq!(chain.tiers()[1].backends[0].breaker().unwrap().state(), State::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_is_passed_over_at_once_and_says_so() {
     let chain = FallbackChain::new(vec![tier("one", vec![backend("a", Script::Fail)])]);
     let first = chain.run(walk(ms(1000)), play).await.unwrap_err();
-    assert!(matches!(
-        first,
-        ChainError::Exhausted {
-            retry_after: None,
-            ..
-        }
-    ));
+    assert!(matches!(first, ChainError::Exhausted { retry_after: None, .. }));
     let second = chain.run(walk(ms(1000)), play).await.unwrap_err();
-    let ChainError::Exhausted {
-        attempts,
-        retry_after,
-    } = second
-    else {
-        panic!("{second:?}")
-    };
+    let ChainError::Exhausted { attempts, retry_after } = second else { panic!("{second:?}") };
     assert_eq!(retry_after, Some(ms(30_000)));
-    assert_eq!(
-        outcomes(&attempts),
-        [("a", AttemptOutcome::Skipped(SkipReason::Breaker))]
-    );
+    assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Skipped(SkipReason::Breaker))]);
     assert_eq!(attempts[0].breaker_state, Some(State::Open));
-    assert_eq!(
-        attempts[0].detail,
-        "circuit breaker is open, next probe in 30.0s"
-    );
+    assert_eq!(attempts[0].detail, "circuit breaker is open, next probe in 30.0s");
     let stats = chain.stats();
     assert_eq!((stats.requests, stats.unanswered), (2, 2));
-    assert_eq!(
-        (
-            stats.tiers[0].attempts,
-            stats.tiers[0].failures,
-            stats.tiers[0].skipped
-        ),
-        (1, 1, 1)
-    );
+    assert_eq!((stats.tiers[0].attempts, stats.tiers[0].failures, stats.tiers[0].skipped), (1, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,9 +135,7 @@ async fn a_refusal_stops_the_walk_and_spares_the_breaker() {
         tier("two", vec![backend("b", Script::Answer)]),
     ]);
     let error = chain.run(walk(ms(1000)), play).await.unwrap_err();
-    let ChainError::Stopped { attempts, .. } = error else {
-        panic!("{error:?}")
-    };
+    let ChainError::Stopped { attempts, .. } = error else { panic!("{error:?}") };
     assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Rejected)]);
     assert_eq!(refusing.breaker().unwrap().state(), State::Closed);
 }
@@ -212,9 +156,7 @@ async fn a_tier_that_cannot_answer_in_what_is_left_is_passed_over_unharmed() {
     let hurried = backend("a", Script::Hang);
     let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&hurried)])]);
     let error = chain.run(walk(ms(50)), play).await.unwrap_err();
-    let ChainError::DeadlineExceeded { attempts } = error else {
-        panic!("{error:?}")
-    };
+    let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
     assert_eq!(attempts[0].detail, "50ms left, 100ms needed");
     assert_eq!(hurried.breaker().unwrap().state(), State::Closed);
 }
@@ -226,16 +168,10 @@ async fn a_request_can_rule_tiers_out() {
         tier("two", vec![backend("b", Script::Answer)]),
     ]);
     let only_two = |tier: &Tier<Scripted>| (&*tier.name != "two").then_some("pinned to `two`");
-    let walk = Walk {
-        exclude: &only_two,
-        ..walk(ms(1000))
-    };
+    let walk = Walk { exclude: &only_two, ..walk(ms(1000)) };
     let served = chain.run(walk, play).await.unwrap();
     assert_eq!(served.answer, "b");
-    assert_eq!(
-        served.attempts[0].outcome,
-        AttemptOutcome::Skipped(SkipReason::Request)
-    );
+    assert_eq!(served.attempts[0].outcome, AttemptOutcome::Skipped(SkipReason::Request));
     assert_eq!(served.attempts[0].detail, "pinned to `two`");
 }
 
@@ -257,10 +193,7 @@ async fn a_dropped_walk_is_counted_and_gives_its_permit_back() {
     assert!(outcome.is_err());
     assert_eq!(hanging.breaker().unwrap().snapshot().totals.cancelled, 1);
     let stats = chain.stats();
-    assert_eq!(
-        (stats.requests, stats.cancelled, stats.unanswered),
-        (1, 1, 0)
-    );
+    assert_eq!((stats.requests, stats.cancelled, stats.unanswered), (1, 1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,11 +208,7 @@ async fn latency_quantiles_are_those_of_successful_calls() {
         chain.run(walk(ms(10_000)), slow).await.unwrap();
     }
     let latency = chain.stats().tiers[0].latency.unwrap();
-    for (quantile, expected) in [
-        (latency.p50, 500.0),
-        (latency.p90, 900.0),
-        (latency.p99, 990.0),
-    ] {
+    for (quantile, expected) in [(latency.p50, 500.0), (latency.p90, 900.0), (latency.p99, 990.0)] {
         let error = (quantile.as_secs_f64() * 1000.0 - expected).abs() / expected;
         assert!(error <= 0.02, "{quantile:?} is not {expected} ms");
     }

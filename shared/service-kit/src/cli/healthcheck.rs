@@ -19,14 +19,9 @@ pub(super) async fn run(address: SocketAddr, service: &str) -> Result<(), String
         .connect()
         .await
         .map_err(|error| failed(&error))?;
-    let request = HealthCheckRequest {
-        service: service.to_owned(),
-    };
+    let request = HealthCheckRequest { service: service.to_owned() };
     let check = HealthClient::new(channel).check(request).await;
-    let status = check
-        .map_err(|status| format!("{address}: {status}"))?
-        .into_inner()
-        .status();
+    let status = check.map_err(|status| format!("{address}: {status}"))?.into_inner().status();
     if status == ServingStatus::Serving {
         return Ok(());
     }

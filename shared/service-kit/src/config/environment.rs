@@ -84,10 +84,7 @@ impl Environment {
 
     /// The value of a variable. An empty one counts as unset, as OpenTelemetry and compose files have it.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.variables
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// The values of known variables and of `AIP__…` variables, as (name, key, value). Sections of other services are
@@ -105,16 +102,9 @@ impl Environment {
                 values.push((variable.name, key, value));
             }
         }
-        for name in self
-            .variables
-            .keys()
-            .filter(|name| name.starts_with(PREFIX))
-        {
+        for name in self.variables.keys().filter(|name| name.starts_with(PREFIX)) {
             let Some(text) = self.get(name) else { continue };
-            let key: Vec<String> = name[PREFIX.len()..]
-                .split("__")
-                .map(str::to_ascii_lowercase)
-                .collect();
+            let key: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
             let section = key.first().map(String::as_str).unwrap_or_default();
             if !SECTIONS.contains(&section) {
                 return Err(Problem::unknown_key(name, section, SECTIONS).into());
@@ -129,10 +119,7 @@ impl Environment {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        let variables = variables
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         Self { variables }
     }
 }

@@ -25,12 +25,7 @@ pub struct Problem {
 impl Problem {
     /// `value` is wrong for `key`, by `rule`.
     pub fn new(key: impl Into<String>, value: impl fmt::Display, rule: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            value: value.to_string(),
-            source: String::new(),
-            rule: rule.into(),
-        }
+        Self { key: key.into(), value: value.to_string(), source: String::new(), rule: rule.into() }
     }
 
     /// There is no such key.
@@ -69,12 +64,7 @@ pub struct Problems {
 
 impl Problems {
     /// Adds a problem.
-    pub fn add(
-        &mut self,
-        key: impl Into<String>,
-        value: impl fmt::Display,
-        rule: impl Into<String>,
-    ) {
+    pub fn add(&mut self, key: impl Into<String>, value: impl fmt::Display, rule: impl Into<String>) {
         self.found.push(Problem::new(key, value, rule));
     }
 
@@ -82,6 +72,15 @@ impl Problems {
     pub fn require(&mut self, holds: bool, key: &str, value: impl fmt::Display, rule: &str) {
         if !holds {
             self.add(key, value, rule);
+        }
+    }
+
+    /// Adds what others found, but for what is known already.
+    pub fn merge(&mut self, others: Self) {
+        for problem in others.found {
+            if !self.found.contains(&problem) {
+                self.found.push(problem);
+            }
         }
     }
 
@@ -95,10 +94,7 @@ impl Problems {
         &self.found
     }
 
-    pub(super) fn into_result(
-        mut self,
-        source: impl Fn(&str) -> String,
-    ) -> Result<(), ConfigError> {
+    pub(super) fn into_result(mut self, source: impl Fn(&str) -> String) -> Result<(), ConfigError> {
         if self.found.is_empty() {
             return Ok(());
         }
@@ -141,20 +137,14 @@ impl ConfigError {
             Kind::UnknownField(name, known) => {
                 // The path of an unknown key ends with the key itself where figment has walked into it.
                 if error.path.last() != Some(name) {
-                    key = [error.path.as_slice(), std::slice::from_ref(name)]
-                        .concat()
-                        .join(".");
+                    key = [error.path.as_slice(), std::slice::from_ref(name)].concat().join(".");
                 }
                 let mut problem = Problem::unknown_key(&key, name, known);
                 problem.source = print::source(figment, &problem.key);
                 return problem.into();
             }
             Kind::MissingField(name) => {
-                key = if key.is_empty() {
-                    name.to_string()
-                } else {
-                    format!("{key}.{name}")
-                };
+                key = if key.is_empty() { name.to_string() } else { format!("{key}.{name}") };
                 Problem::new(key, "", "is required")
             }
             Kind::UnknownVariant(name, known) => {

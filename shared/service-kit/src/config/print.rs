@@ -32,16 +32,9 @@ pub(super) fn source(figment: &Figment, key: &str) -> String {
 pub(super) fn raw(figment: &Figment, key: &str) -> String {
     let found = figment.find_value(key).ok().or_else(|| {
         let (list, index) = list_item(key)?;
-        figment
-            .find_value(list)
-            .ok()?
-            .into_array()?
-            .into_iter()
-            .nth(index)
+        figment.find_value(list).ok()?.into_array()?.into_iter().nth(index)
     });
-    serde_json::to_value(found)
-        .map(|value| scalar(&value))
-        .unwrap_or_default()
+    serde_json::to_value(found).map(|value| scalar(&value)).unwrap_or_default()
 }
 
 /// Splits the key of a list's item: `a.b.0` is item 0 of `a.b`.
@@ -52,29 +45,19 @@ fn list_item(key: &str) -> Option<(&str, usize)> {
 
 /// Whether a value that could not be parsed may hold a secret and must not be shown.
 pub(super) fn is_secret(key: &str) -> bool {
-    ["url", "key", "secret", "password", "token"]
-        .iter()
-        .any(|word| key.ends_with(word))
+    ["url", "key", "secret", "password", "token"].iter().any(|word| key.ends_with(word))
 }
 
 fn leaves(key: &str, value: &Value, visit: &mut impl FnMut(&str, &str)) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (name, value) in fields {
-                let key = if key.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{key}.{name}")
-                };
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
                 leaves(&key, value, visit);
             }
         }
         Value::Null => visit(key, "(unset)"),
-        Value::Array(_)
-        | Value::Bool(_)
-        | Value::Number(_)
-        | Value::Object(_)
-        | Value::String(_) => {
+        Value::Array(_) | Value::Bool(_) | Value::Number(_) | Value::Object(_) | Value::String(_) => {
             visit(key, &scalar(value));
         }
     }

@@ -45,12 +45,7 @@ impl ServiceConfig for Config {
 
     fn check(&self, problems: &mut Problems) {
         let timeout = self.gateway.timeout;
-        problems.require(
-            timeout.0 > Duration::ZERO,
-            "gateway.timeout",
-            timeout,
-            "must be longer than 0",
-        );
+        problems.require(timeout.0 > Duration::ZERO, "gateway.timeout", timeout, "must be longer than 0");
         problems.require(
             !self.gateway.routers.is_empty(),
             "gateway.routers",
@@ -85,23 +80,14 @@ fn the_file_wins_over_the_environment_and_that_over_the_default() {
 
 #[test]
 fn each_value_is_printed_with_its_source_and_secrets_are_not() {
-    let variables = [
-        ("REDIS_URL", "redis://user:hunter2@cache:6379/0"),
-        ("AIP__GATEWAY__LISTEN", "[::1]:1"),
-    ];
+    let variables = [("REDIS_URL", "redis://user:hunter2@cache:6379/0"), ("AIP__GATEWAY__LISTEN", "[::1]:1")];
     let text = read("gateway: {timeout: 9}", &variables).unwrap().to_text();
     let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.contains(&"gateway.enabled = true   # default"), "{text}");
+    assert!(lines.contains(&"gateway.listen = [::1]:1   # environment AIP__GATEWAY__LISTEN"), "{text}");
     assert!(
-        lines.contains(&"gateway.enabled = true   # default"),
-        "{text}"
+        text.contains("gateway.redis_url = redis://user:redacted@cache:6379/0   # environment REDIS_URL")
     );
-    assert!(
-        lines.contains(&"gateway.listen = [::1]:1   # environment AIP__GATEWAY__LISTEN"),
-        "{text}"
-    );
-    assert!(text.contains(
-        "gateway.redis_url = redis://user:redacted@cache:6379/0   # environment REDIS_URL"
-    ));
     assert!(text.contains("gateway.timeout = 9s   # file "), "{text}");
     assert!(!text.contains("hunter2"));
     let config = read("", &variables).unwrap();
@@ -110,11 +96,7 @@ fn each_value_is_printed_with_its_source_and_secrets_are_not() {
 
 #[test]
 fn other_services_sections_are_left_alone() {
-    let config = read(
-        "tiers: {max: {}}\ngateway: {enabled: false}",
-        &[("AIP__CACHE__TTL", "1h")],
-    )
-    .unwrap();
+    let config = read("tiers: {max: {}}\ngateway: {enabled: false}", &[("AIP__CACHE__TTL", "1h")]).unwrap();
     assert!(!config.config.gateway.enabled);
 }
 
@@ -122,15 +104,8 @@ fn other_services_sections_are_left_alone() {
 fn lists_may_be_written_with_commas() {
     let variables = [("AIP__GATEWAY__ROUTERS", "http://a:1, http://b:2/")];
     let routers = read("", &variables).unwrap().config.gateway.routers;
-    assert_eq!(
-        routers.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["http://a:1", "http://b:2"]
-    );
-    let routers = read("gateway: {routers: ['http://c:3']}", &variables)
-        .unwrap()
-        .config
-        .gateway
-        .routers;
+    assert_eq!(routers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://a:1", "http://b:2"]);
+    let routers = read("gateway: {routers: ['http://c:3']}", &variables).unwrap().config.gateway.routers;
     assert_eq!(routers[0].authority(), "c:3");
 }
 
@@ -140,10 +115,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known() {
         refusal("gateway: {timout: 5s}", &[]),
         "gateway.timout (file FILE): unknown key; did you mean `timeout`?"
     );
-    assert_eq!(
-        refusal("gatway: {}", &[]),
-        "gatway: unknown key; did you mean `gateway`?"
-    );
+    assert_eq!(refusal("gatway: {}", &[]), "gatway: unknown key; did you mean `gateway`?");
     let by_environment = refusal("", &[("AIP__GATEWAY__TIMOUT", "5s")]);
     assert_eq!(
         by_environment,
@@ -162,10 +134,7 @@ fn a_wrong_value_is_refused_with_key_value_source_and_rule() {
             "gateway: {timeout: soon}",
             "gateway.timeout = soon (file FILE): must be a time such as 5s or 250ms, or a number of seconds",
         ),
-        (
-            "gateway: {timeout: -1}",
-            "gateway.timeout = -1 (file FILE): must not be negative",
-        ),
+        ("gateway: {timeout: -1}", "gateway.timeout = -1 (file FILE): must not be negative"),
         (
             "gateway: {listen: here}",
             "gateway.listen = here (file FILE): must be an IP address and a port, such as 127.0.0.1:50051 or [::]:50051",
@@ -182,10 +151,7 @@ fn a_wrong_value_is_refused_with_key_value_source_and_rule() {
     for (file, expected) in cases {
         assert_eq!(refusal(file, &[]), expected);
     }
-    assert_eq!(
-        refusal("", &[("ENABLED", "maybe")]),
-        "ENABLED = maybe: must be true or false"
-    );
+    assert_eq!(refusal("", &[("ENABLED", "maybe")]), "ENABLED = maybe: must be true or false");
     assert_eq!(
         refusal("", &[("TIMEOUT_SECONDS", "NaN")]),
         "TIMEOUT_SECONDS = NaN: must be a number of seconds of at least 0"
@@ -195,10 +161,7 @@ fn a_wrong_value_is_refused_with_key_value_source_and_rule() {
 #[test]
 fn a_wrong_secret_is_not_shown() {
     let error = refusal("", &[("REDIS_URL", "hunter2")]);
-    assert_eq!(
-        error,
-        "gateway.redis_url (environment REDIS_URL): must be a URL"
-    );
+    assert_eq!(error, "gateway.redis_url (environment REDIS_URL): must be a URL");
 }
 
 #[test]

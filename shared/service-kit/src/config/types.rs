@@ -59,9 +59,7 @@ impl Visitor<'_> for SecondsVisitor {
     }
 
     fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Seconds, E> {
-        u64::try_from(seconds)
-            .map(Seconds::new)
-            .map_err(|_| E::custom("must not be negative"))
+        u64::try_from(seconds).map(Seconds::new).map_err(|_| E::custom("must not be negative"))
     }
 
     fn visit_f64<E: serde::de::Error>(self, seconds: f64) -> Result<Seconds, E> {
@@ -152,10 +150,7 @@ pub struct ListenAddress(pub SocketAddr);
 impl ListenAddress {
     /// A port on the loopback interface.
     pub const fn loopback(port: u16) -> Self {
-        Self(SocketAddr::new(
-            std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-            port,
-        ))
+        Self(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port))
     }
 }
 
@@ -248,10 +243,7 @@ impl FromStr for SecretUrl {
         if shown.password().is_some() && shown.set_password(Some("redacted")).is_err() {
             return Err("must be a URL with a host");
         }
-        Ok(Self {
-            full: text.into(),
-            shown,
-        })
+        Ok(Self { full: text.into(), shown })
     }
 }
 
@@ -295,9 +287,7 @@ where
 
         fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Vec<T>, A::Error> {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            Err(A::Error::custom(
-                "must be a list, or values with commas between them",
-            ))
+            Err(A::Error::custom("must be a list, or values with commas between them"))
         }
     }
 

@@ -61,8 +61,8 @@ impl HttpBody for GuardedBody {
             match &frame {
                 Some(Ok(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
-                        let code = Status::from_header_map(trailers)
-                            .map_or(Code::Unknown, |status| status.code());
+                        let code =
+                            Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code());
                         this.observer.end(code);
                     }
                 }
@@ -71,11 +71,7 @@ impl HttpBody for GuardedBody {
             }
             return Poll::Ready(frame);
         }
-        let expired = this
-            .expiry
-            .as_mut()
-            .as_pin_mut()
-            .is_some_and(|expiry| expiry.poll(cx).is_ready());
+        let expired = this.expiry.as_mut().as_pin_mut().is_some_and(|expiry| expiry.poll(cx).is_ready());
         let status = if expired {
             deadline_exceeded()
         } else {
@@ -92,9 +88,7 @@ impl HttpBody for GuardedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

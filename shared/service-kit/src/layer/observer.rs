@@ -31,15 +31,7 @@ impl Observer {
     ) -> Self {
         metrics.begin();
         let shutdown = shutdown.clone();
-        Self {
-            metrics,
-            shutdown_metrics,
-            shutdown,
-            method,
-            span,
-            started: Instant::now(),
-            ended: false,
-        }
+        Self { metrics, shutdown_metrics, shutdown, method, span, started: Instant::now(), ended: false }
     }
 
     pub(super) fn span(&self) -> &Span {
@@ -50,11 +42,9 @@ impl Observer {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.metrics
-            .end(self.method.as_ref(), code, self.started.elapsed());
+        self.metrics.end(self.method.as_ref(), code, self.started.elapsed());
         if self.method.is_some() && self.shutdown.draining().is_cancelled() {
-            self.shutdown_metrics
-                .ended(self.shutdown.abort().is_cancelled());
+            self.shutdown_metrics.ended(self.shutdown.abort().is_cancelled());
         }
         let name = code_name(code);
         self.span.record("rpc.status_code", name);

@@ -9,7 +9,7 @@ use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use uuid::Uuid;
 
-use super::Deadlines;
+use super::Limits;
 use crate::status::Reason;
 use crate::telemetry::propagation;
 
@@ -30,9 +30,7 @@ impl RequestId {
     }
 
     fn of(headers: &HeaderMap) -> Self {
-        let sent = headers
-            .get(REQUEST_ID_HEADER)
-            .and_then(|value| value.to_str().ok());
+        let sent = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
         match sent {
             Some(id)
                 if !id.is_empty()
@@ -93,30 +91,19 @@ impl Call {
     }
 
     /// How long the call may take. `None` for a health watch or reflection without a deadline of its own.
-    pub(super) fn timeout(
-        &self,
-        headers: &HeaderMap,
-        deadlines: &Deadlines,
-    ) -> Result<Option<Duration>, Status> {
+    pub(super) fn timeout(&self, headers: &HeaderMap, limits: &Limits) -> Result<Option<Duration>, Status> {
         let Some(sent) = headers.get(TIMEOUT_HEADER) else {
-            let default = if self.streaming {
-                deadlines.streaming
-            } else {
-                deadlines.unary
-            };
+            let default = if self.streaming { limits.streaming } else { limits.unary };
             return Ok(self.is_ours().then_some(default));
         };
         let Some(timeout) = sent.to_str().ok().and_then(parse_timeout) else {
             let rule = "must be at most 8 digits and one of the units H, M, S, m, u, n";
             let message = format!("{TIMEOUT_HEADER}: {rule}");
-            return Err(Reason::InvalidRequest
-                .status(message)
-                .field(TIMEOUT_HEADER, rule)
-                .build());
+            return Err(Reason::InvalidRequest.status(message).field(TIMEOUT_HEADER, rule).build());
         };
         // tonic starts a timer of the same length around this layer, which would win with a wrong status.
         let margin = (timeout / 10).min(Duration::from_millis(10));
-        Ok(Some(timeout.saturating_sub(margin).min(deadlines.cap)))
+        Ok(Some(timeout.saturating_sub(margin).min(limits.cap)))
     }
 }
 
@@ -146,10 +133,7 @@ mod tests {
     #[test]
     fn timeouts_are_read_as_the_protocol_defines_them() {
         assert_eq!(parse_timeout("1H"), Some(Duration::from_secs(3600)));
-        assert_eq!(
-            parse_timeout("99999999m"),
-            Some(Duration::from_millis(99_999_999))
-        );
+        assert_eq!(parse_timeout("99999999m"), Some(Duration::from_millis(99_999_999)));
         assert_eq!(parse_timeout("5u"), Some(Duration::from_micros(5)));
         for wrong in ["", "S", "5", "5s", "-5S", "123456789S", "1.5S", " 5S", "5µ"] {
             assert_eq!(parse_timeout(wrong), None, "{wrong}");

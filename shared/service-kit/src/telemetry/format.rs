@@ -29,27 +29,18 @@ where
         let metadata = event.metadata();
         line.insert(
             "timestamp".into(),
-            humantime::format_rfc3339_micros(SystemTime::now())
-                .to_string()
-                .into(),
+            humantime::format_rfc3339_micros(SystemTime::now()).to_string().into(),
         );
         line.insert("level".into(), metadata.level().as_str().into());
         line.insert("target".into(), metadata.target().into());
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(tracing_subscriber::registry::Scope::from_root)
+        for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
         {
             let extensions = span.extensions();
             let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else {
                 continue;
             };
             if let Ok(Value::Object(fields)) = serde_json::from_str(fields) {
-                line.extend(
-                    fields
-                        .into_iter()
-                        .filter(|(name, _)| !name.starts_with("otel.")),
-                );
+                line.extend(fields.into_iter().filter(|(name, _)| !name.starts_with("otel.")));
             }
         }
         event.record(&mut Fields(&mut line));
@@ -94,24 +85,16 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    let id = event
-        .parent()
-        .cloned()
-        .or_else(|| context.lookup_current().map(|span| span.id()));
+    let id = event.parent().cloned().or_else(|| context.lookup_current().map(|span| span.id()));
     let ids = id.and_then(|id| {
-        tracing::dispatcher::get_default(|dispatch| {
-            tracing_opentelemetry::get_otel_context(&id, dispatch)
-        })
+        tracing::dispatcher::get_default(|dispatch| tracing_opentelemetry::get_otel_context(&id, dispatch))
     });
     let span_context = ids
         .map(|context| context.span().span_context().clone())
         .filter(opentelemetry::trace::SpanContext::is_valid);
-    span_context.into_iter().flat_map(|span| {
-        [
-            ("trace_id", span.trace_id().to_string()),
-            ("span_id", span.span_id().to_string()),
-        ]
-    })
+    span_context
+        .into_iter()
+        .flat_map(|span| [("trace_id", span.trace_id().to_string()), ("span_id", span.span_id().to_string())])
 }
 
 struct Fields<'a>(&'a mut Map<String, Value>);
@@ -145,10 +128,7 @@ impl Visit for Fields<'_> {
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         let causes = std::iter::successors(Some(value), |cause| cause.source());
-        let text = causes
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(": ");
+        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         self.insert(field, text);
     }
 

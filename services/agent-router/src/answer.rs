@@ -1,0 +1,212 @@
+//! Answers, whole and in pieces.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aiplatform_proto::inference::v1::{
+    ContentPart, FinishReason, Message, Role, StreamDelta, ToolCall, ToolCallDelta, Usage, content_part,
+};
+
+use crate::upstream::UpstreamError;
+use crate::upstream::ollama::OllamaStream;
+use crate::upstream::openai::OpenAiStream;
+
+/// Where an answer came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The upstream's own name of the model. Empty for a degraded message.
+    pub upstream_model: Arc<str>,
+    /// When the answer was made.
+    pub created_at: SystemTime,
+    /// For an earlier answer: how old it is.
+    pub cache_age: Option<Duration>,
+}
+
+impl Origin {
+    /// An answer that a model makes now.
+    pub fn model(upstream_model: &str) -> Self {
+        Self { upstream_model: Arc::from(upstream_model), created_at: SystemTime::now(), cache_age: None }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The message.
+    pub message: Message,
+    /// Why it ends.
+    pub finish_reason: FinishReason,
+    /// The tokens that the upstream counted.
+    pub usage: Option<Usage>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Answer {
+    /// Whether it may be given again for the same question.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.finish_reason, FinishReason::Stop | FinishReason::Length | FinishReason::ToolCalls)
+    }
+}
+
+/// An assistant's message with one text part, or none for an empty text.
+pub fn assistant_message(text: String) -> Message {
+    let part = |text| ContentPart { part: Some(content_part::Part::Text(text)) };
+    Message {
+        role: Role::Assistant.into(),
+        content: (!text.is_empty()).then(|| part(text)).into_iter().collect(),
+        ..Message::default()
+    }
+}
+
+/// A piece of a streamed answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// More of it.
+    Delta(StreamDelta),
+    /// It is whole.
+    End {
+        /// Why it ends.
+        finish_reason: FinishReason,
+        /// The tokens that the upstream counted.
+        usage: Option<Usage>,
+    },
+}
+
+/// A streamed answer whose first content has arrived.
+#[derive(Debug)]
+pub struct AnswerStream {
+    /// The first piece. Where a model answers, it has content.
+    pub first: Piece,
+    /// What follows.
+    pub rest: Pieces,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How long the stream may be silent.
+    pub idle_timeout: Duration,
+}
+
+/// The pieces that follow the first.
+#[derive(Debug)]
+pub enum Pieces {
+    /// From a server that speaks the OpenAI protocol.
+    OpenAi(Box<OpenAiStream>),
+    /// From Ollama.
+    Ollama(Box<OllamaStream>),
+    /// From memory.
+    Ready(VecDeque<Piece>),
+}
+
+impl Pieces {
+    /// The next piece; `None` after [`Piece::End`].
+    pub async fn next(&mut self) -> Result<Option<Piece>, UpstreamError> {
+        match self {
+            Self::OpenAi(stream) => stream.next().await,
+            Self::Ollama(stream) => stream.next().await,
+            Self::Ready(pieces) => Ok(pieces.pop_front()),
+        }
+    }
+}
+
+impl From<Answer> for AnswerStream {
+    /// Replays a whole answer as a stream of one delta.
+    fn from(answer: Answer) -> Self {
+        let Answer { message, finish_reason, usage, origin } = answer;
+        let text = text_of(&message);
+        let tool_calls = message.tool_calls.into_iter().zip(0..).map(|(call, index)| ToolCallDelta {
+            index,
+            id: call.id,
+            name: call.name,
+            arguments: call.arguments,
+        });
+        let delta = StreamDelta { text, reasoning: message.reasoning, tool_calls: tool_calls.collect() };
+        Self {
+            first: Piece::Delta(delta),
+            rest: Pieces::Ready([Piece::End { finish_reason, usage }].into()),
+            origin,
+            idle_timeout: Duration::MAX,
+        }
+    }
+}
+
+/// The text of a message: its text parts, one after the other.
+pub fn text_of(message: &Message) -> String {
+    let texts = message.content.iter().filter_map(|part| match &part.part {
+        Some(content_part::Part::Text(text)) => Some(text.as_str()),
+        Some(content_part::Part::ImageUrl(_)) | None => None,
+    });
+    texts.collect()
+}
+
+/// Puts the pieces of a streamed answer together again.
+#[derive(Debug, Default)]
+pub struct Collector {
+    text: String,
+    reasoning: String,
+    tool_calls: Vec<ToolCall>,
+}
+
+impl Collector {
+    /// Adds a piece.
+    pub fn add(&mut self, delta: &StreamDelta) {
+        self.text.push_str(&delta.text);
+        self.reasoning.push_str(&delta.reasoning);
+        for piece in &delta.tool_calls {
+            let index = usize::try_from(piece.index).unwrap_or(usize::MAX);
+            if index >= self.tool_calls.len() {
+                self.tool_calls.push(ToolCall::default());
+            }
+            if let Some(call) = self.tool_calls.get_mut(index) {
+                call.id.push_str(&piece.id);
+                call.name.push_str(&piece.name);
+                call.arguments.push_str(&piece.arguments);
+            }
+        }
+    }
+
+    /// Bytes of text, reasoning and arguments so far.
+    pub fn len(&self) -> usize {
+        let arguments: usize = self.tool_calls.iter().map(|call| call.arguments.len()).sum();
+        self.text.len() + self.reasoning.len() + arguments
+    }
+
+    /// Whether there is nothing yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The message.
+    pub fn into_message(self) -> Message {
+        Message { tool_calls: self.tool_calls, reasoning: self.reasoning, ..assistant_message(self.text) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_whole_answer_survives_being_streamed() {
+        let call = ToolCall { id: "1".into(), name: "f".into(), arguments: "{}".into() };
+        let message = Message {
+            tool_calls: vec![call.clone(), ToolCall { id: "2".into(), ..call }],
+            reasoning: "because".into(),
+            ..assistant_message("hello".into())
+        };
+        let answer = Answer {
+            message: message.clone(),
+            finish_reason: FinishReason::ToolCalls,
+            usage: None,
+            origin: Origin::model("m"),
+        };
+        let mut stream = AnswerStream::from(answer);
+        let mut collector = Collector::default();
+        let Piece::Delta(delta) = &stream.first else { panic!() };
+        collector.add(delta);
+        let end = Piece::End { finish_reason: FinishReason::ToolCalls, usage: None };
+        assert_eq!(stream.rest.next().await.unwrap(), Some(end));
+        assert_eq!(stream.rest.next().await.unwrap(), None);
+        assert_eq!(collector.into_message(), message);
+    }
+}

@@ -1,0 +1,67 @@
+use aiplatform_proto::inference::v1::FinishReason;
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::answer::{Origin, assistant_message};
+use crate::chat::tests::chat;
+
+fn settings(write_queue: usize) -> CacheSettings {
+    CacheSettings {
+        redis_url: None,
+        key_prefix: String::new(),
+        response_timeout: Duration::from_millis(50),
+        connect_timeout: Duration::from_millis(500),
+        max_value_bytes: 1024,
+        memory_bytes: 1024 * 1024,
+        write_queue,
+    }
+}
+
+fn answer(text: String, finish_reason: FinishReason) -> Answer {
+    Answer { message: assistant_message(text), finish_reason, usage: None, origin: Origin::model("m") }
+}
+
+fn key(question: &str) -> CacheKey {
+    CacheKey::of_parts(question, &chat(None, |_| {}))
+}
+
+const TTL: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn only_whole_answers_of_a_bearable_size_are_stored() {
+    let mut registry = Registry::default();
+    let metrics = CacheMetrics::register(&mut registry);
+    let (cache, writer) = AnswerCache::open(&settings(8), metrics).unwrap();
+    cache.store_soon(key("whole"), &answer("hello".into(), FinishReason::Stop), TTL);
+    cache.store_soon(key("cut"), &answer("hel".into(), FinishReason::Unspecified), TTL);
+    cache.store_soon(key("large"), &answer("x".repeat(2000), FinishReason::Stop), TTL);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    writer.run(stop).await;
+    let found = cache.read(key("whole")).await.unwrap();
+    assert_eq!(crate::answer::text_of(&found.message), "hello");
+    for absent in ["cut", "large", "never asked"] {
+        assert_eq!(cache.read(key(absent)).await.unwrap_err(), UpstreamError::CacheMiss, "{absent}");
+    }
+    let text = service_kit::metrics::encode(&registry).unwrap();
+    for line in [
+        "aip_cache_requests_total{result=\"hit\"} 1",
+        "aip_cache_requests_total{result=\"miss\"} 3",
+        "aip_cache_writes_total{result=\"stored\"} 1",
+        "aip_cache_writes_total{result=\"too_large\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} not in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_and_counts_and_never_waits() {
+    let mut registry = Registry::default();
+    let metrics = CacheMetrics::register(&mut registry);
+    let (cache, _writer) = AnswerCache::open(&settings(1), metrics).unwrap();
+    for _ in 0..3 {
+        cache.store_soon(key("q"), &answer("a".into(), FinishReason::Stop), TTL);
+    }
+    let text = service_kit::metrics::encode(&registry).unwrap();
+    assert!(text.contains("aip_cache_writes_total{result=\"dropped\"} 2"), "{text}");
+}

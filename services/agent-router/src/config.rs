@@ -1,0 +1,286 @@
+//! The router's sections of the configuration, as they are written.
+//!
+//! [`Settings::of`](crate::settings::Settings::of) turns them into types that cannot be wrong.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use service_kit::config::{
+    Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, SecretUrl, ServiceConfig,
+    comma_separated,
+};
+use service_kit::security::SecurityConfig;
+use service_kit::shutdown::ShutdownConfig;
+use service_kit::telemetry::TelemetryConfig;
+
+use crate::settings::Settings;
+
+/// The whole configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Addresses and identity.
+    pub agent_router: RouterConfig,
+    /// The breakers of all backends.
+    pub circuit_breaker: BreakerConfig,
+    /// The fallback chain as such.
+    pub fallback_chain: ChainConfig,
+    /// The store of earlier answers.
+    pub cache: CacheConfig,
+    /// The tiers, by name.
+    pub tiers: BTreeMap<String, TierConfig>,
+    /// The agents. The first one is the default.
+    pub agents: Vec<AgentConfig>,
+    /// Who may reach the listeners.
+    pub security: SecurityConfig,
+    /// How the process ends.
+    pub shutdown: ShutdownConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+/// The `agent_router` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouterConfig {
+    /// Where gRPC is served.
+    pub grpc_listen: ListenAddress,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub admin_listen: ListenAddress,
+    /// This replica's name. Unset: host name and gRPC port.
+    pub replica: Option<String>,
+    /// The largest message that is accepted or produced, in bytes.
+    pub max_message_bytes: usize,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            grpc_listen: ListenAddress::loopback(50052),
+            admin_listen: ListenAddress::loopback(9465),
+            replica: None,
+            max_message_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+/// The `circuit_breaker` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerConfig {
+    /// Whether breakers decide at all.
+    pub enabled: bool,
+    /// Failures in a row that open a breaker.
+    pub failure_threshold: u32,
+    /// The timeout of calls to tiers that set none of their own.
+    pub call_timeout: Seconds,
+    /// How long a breaker stays open before it admits a probe.
+    pub recovery_timeout: Seconds,
+    /// Probes that must succeed before a breaker closes.
+    pub half_open_calls: u32,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            failure_threshold: 3,
+            call_timeout: Seconds::new(5),
+            recovery_timeout: Seconds::new(30),
+            half_open_calls: 1,
+        }
+    }
+}
+
+/// The `fallback_chain` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainConfig {
+    /// Whether a failed tier is followed by the next. When not, only the first tier of each agent is used.
+    pub enabled: bool,
+}
+
+impl Default for ChainConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// The `cache` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// Whether answers are stored and read. When not, cache tiers are left out of all chains.
+    pub enabled: bool,
+    /// The Redis that stores answers, as `redis://[user:password@]host[:port][/database]`. Unset: this process' memory.
+    pub redis_url: Option<SecretUrl>,
+    /// Stands before every key in Redis.
+    pub key_prefix: String,
+    /// The longest that Redis may take to answer.
+    pub response_timeout: Seconds,
+    /// The longest that a connection to Redis may take.
+    pub connect_timeout: Seconds,
+    /// The largest answer that is stored, in bytes.
+    pub max_value_bytes: usize,
+    /// The memory for answers where there is no Redis, in bytes.
+    pub memory_bytes: u64,
+    /// Answers that may wait to be stored; more are dropped and counted.
+    pub write_queue: usize,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            redis_url: None,
+            key_prefix: "aip:answer:".into(),
+            response_timeout: Seconds(std::time::Duration::from_millis(50)),
+            connect_timeout: Seconds(std::time::Duration::from_millis(500)),
+            max_value_bytes: 256 * 1024,
+            memory_bytes: 64 * 1024 * 1024,
+            write_queue: 1024,
+        }
+    }
+}
+
+/// The kind of a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Servers that speak the OpenAI protocol.
+    Openai,
+    /// Ollama servers.
+    Ollama,
+    /// Earlier answers.
+    Cache,
+    /// A fixed message.
+    Message,
+}
+
+impl Kind {
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Openai => "openai",
+            Self::Ollama => "ollama",
+            Self::Cache => "cache",
+            Self::Message => "message",
+        }
+    }
+}
+
+/// A tier. Which fields apply depends on its kind; one that does not is refused.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TierConfig {
+    /// What it is. Required.
+    pub kind: Option<Kind>,
+    /// Its servers (openai, ollama).
+    #[serde(deserialize_with = "comma_separated")]
+    pub endpoints: Vec<Endpoint>,
+    /// The model to ask for, by the server's own name (openai, ollama).
+    pub model: Option<String>,
+    /// Sent as a bearer token (openai).
+    pub api_key: Option<Secret>,
+    /// The longest that a whole answer may take (openai, ollama). Unset: `circuit_breaker.call_timeout`.
+    pub timeout: Option<Seconds>,
+    /// The longest that a stream may take to its first content (openai, ollama). Unset: as `timeout`.
+    pub first_token_timeout: Option<Seconds>,
+    /// The longest silence in a stream that has begun (openai, ollama). Unset: 10 s.
+    pub idle_timeout: Option<Seconds>,
+    /// How long answers are kept (cache). Unset: 24 h.
+    pub ttl: Option<Seconds>,
+    /// The message (message).
+    pub text: Option<String>,
+}
+
+/// An agent: a name that clients ask for, and what stands behind it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// What clients send as `model`.
+    pub name: String,
+    /// Put before every conversation.
+    #[serde(default)]
+    pub system_prompt: Option<String>,
+    /// The tiers to try, in order.
+    pub tiers: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let endpoint = |url: &str| url.parse().into_iter().collect();
+        let max = TierConfig {
+            kind: Some(Kind::Openai),
+            endpoints: endpoint("http://max:8000"),
+            model: Some("meta-llama/Llama-3.1-8B-Instruct".into()),
+            first_token_timeout: Some(Seconds::new(3)),
+            ..TierConfig::default()
+        };
+        let ollama = TierConfig {
+            kind: Some(Kind::Ollama),
+            endpoints: endpoint("http://ollama:11434"),
+            model: Some("llama3.1:8b".into()),
+            timeout: Some(Seconds::new(20)),
+            first_token_timeout: Some(Seconds::new(10)),
+            ..TierConfig::default()
+        };
+        let cache = TierConfig {
+            kind: Some(Kind::Cache),
+            ttl: Some(Seconds::new(24 * 3600)),
+            ..TierConfig::default()
+        };
+        let degraded = TierConfig {
+            kind: Some(Kind::Message),
+            text: Some("Service temporarily unavailable".into()),
+            ..TierConfig::default()
+        };
+        let names = ["max", "ollama", "cache", "degraded"];
+        Self {
+            agent_router: RouterConfig::default(),
+            circuit_breaker: BreakerConfig::default(),
+            fallback_chain: ChainConfig::default(),
+            cache: CacheConfig::default(),
+            tiers: names.map(str::to_owned).into_iter().zip([max, ollama, cache, degraded]).collect(),
+            agents: vec![AgentConfig {
+                name: "assistant".into(),
+                system_prompt: None,
+                tiers: names.map(str::to_owned).to_vec(),
+            }],
+            security: SecurityConfig::default(),
+            shutdown: ShutdownConfig::default(),
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+/// The environment variables of the router's own sections.
+pub const ENVIRONMENT: &[EnvVar] = &[
+    EnvVar::new("CIRCUIT_BREAKER_ENABLED", "circuit_breaker.enabled", Parse::Bool),
+    EnvVar::new("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "circuit_breaker.failure_threshold", Parse::Integer),
+    EnvVar::new("CIRCUIT_BREAKER_TIMEOUT_SECONDS", "circuit_breaker.call_timeout", Parse::Seconds),
+    EnvVar::new(
+        "CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECONDS",
+        "circuit_breaker.recovery_timeout",
+        Parse::Seconds,
+    ),
+    EnvVar::new("FALLBACK_CHAIN_ENABLED", "fallback_chain.enabled", Parse::Bool),
+    EnvVar::new("MAX_SERVE_ENDPOINT", "tiers.max.endpoints", Parse::Text),
+    EnvVar::new("OLLAMA_CPU_ENDPOINT", "tiers.ollama.endpoints", Parse::Text),
+    EnvVar::new("REDIS_URL", "cache.redis_url", Parse::Text),
+    EnvVar::new("CACHE_ENABLED", "cache.enabled", Parse::Bool),
+    EnvVar::new("DEGRADED_MESSAGE", "tiers.degraded.text", Parse::Text),
+];
+
+impl ServiceConfig for Config {
+    const ENVIRONMENT: &'static [&'static [EnvVar]] =
+        &[ENVIRONMENT, ShutdownConfig::ENVIRONMENT, TelemetryConfig::ENVIRONMENT];
+
+    fn check(&self, problems: &mut Problems) {
+        self.security.check("agent_router.grpc_listen", self.agent_router.grpc_listen, problems);
+        self.security.check("agent_router.admin_listen", self.agent_router.admin_listen, problems);
+        self.shutdown.check(problems);
+        self.telemetry.check(problems);
+        drop(Settings::of(self, problems));
+    }
+}

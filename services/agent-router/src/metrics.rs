@@ -1,0 +1,182 @@
+//! The router's metrics.
+//!
+//! Breakers are read when Prometheus asks: nothing of it is on a request's way.
+
+mod breakers;
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use resilience::{Attempt, AttemptOutcome};
+use service_kit::metrics::latency_histogram;
+
+pub use breakers::BreakerCollector;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Result {
+    result: &'static str,
+}
+
+/// The metrics of the answer cache.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    requests: Family<Result, Counter>,
+    writes: Family<Result, Counter>,
+}
+
+const READ_RESULTS: [&str; 4] = ["hit", "miss", "unusable", "error"];
+const WRITE_RESULTS: [&str; 4] = ["stored", "failed", "dropped", "too_large"];
+
+impl CacheMetrics {
+    /// Registers the metrics with all their label sets.
+    pub fn register(registry: &mut Registry) -> Self {
+        let family = |results: [&'static str; 4]| {
+            let family = Family::<Result, Counter>::default();
+            for result in results {
+                drop(family.get_or_create(&Result { result }));
+            }
+            family
+        };
+        let (requests, writes) = (family(READ_RESULTS), family(WRITE_RESULTS));
+        registry.register(
+            "aip_cache_requests",
+            "Reads of the answer cache; unusable values are counted as misses too",
+            requests.clone(),
+        );
+        registry.register("aip_cache_writes", "Answers offered to the cache", writes.clone());
+        Self { requests, writes }
+    }
+
+    pub(crate) fn hit(&self) {
+        self.read("hit");
+    }
+
+    pub(crate) fn miss(&self) {
+        self.read("miss");
+    }
+
+    pub(crate) fn unusable(&self) {
+        self.read("unusable");
+    }
+
+    pub(crate) fn error(&self) {
+        self.read("error");
+    }
+
+    pub(crate) fn stored(&self) {
+        self.write("stored");
+    }
+
+    pub(crate) fn failed(&self) {
+        self.write("failed");
+    }
+
+    pub(crate) fn dropped(&self) {
+        self.write("dropped");
+    }
+
+    pub(crate) fn too_large(&self) {
+        self.write("too_large");
+    }
+
+    fn read(&self, result: &'static str) {
+        self.requests.get_or_create(&Result { result }).inc();
+    }
+
+    fn write(&self, result: &'static str) {
+        self.writes.get_or_create(&Result { result }).inc();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabels {
+    tier: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    tier: Arc<str>,
+    outcome: &'static str,
+}
+
+/// The metrics of the fallback chain.
+#[derive(Debug, Clone)]
+pub struct ChainMetrics {
+    attempts: Family<AttemptLabels, Counter>,
+    duration: Family<TierLabels, Histogram, fn() -> Histogram>,
+    served: Family<TierLabels, Counter>,
+    attempts_per_request: Histogram,
+    interrupted: Family<TierLabels, Counter>,
+}
+
+impl ChainMetrics {
+    /// Registers the metrics, with all label sets of these tiers.
+    pub fn register(registry: &mut Registry, tiers: impl Iterator<Item = Arc<str>>) -> Self {
+        let metrics = Self {
+            attempts: Family::default(),
+            duration: Family::new_with_constructor(latency_histogram as fn() -> Histogram),
+            served: Family::default(),
+            attempts_per_request: Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]),
+            interrupted: Family::default(),
+        };
+        for tier in tiers {
+            let labels = TierLabels { tier: Arc::clone(&tier) };
+            drop(metrics.served.get_or_create(&labels));
+            drop(metrics.interrupted.get_or_create(&labels));
+            drop(metrics.duration.get_or_create(&labels));
+            for outcome in AttemptOutcome::ALL {
+                let labels = AttemptLabels { tier: Arc::clone(&tier), outcome: outcome.as_str() };
+                drop(metrics.attempts.get_or_create(&labels));
+            }
+        }
+        registry.register(
+            "aip_tier_attempts",
+            "Attempts at each tier, by outcome; skipped ones made no call",
+            metrics.attempts.clone(),
+        );
+        registry.register(
+            "aip_tier_duration_seconds",
+            "Time of calls to each tier; of streams to their first content",
+            metrics.duration.clone(),
+        );
+        registry.register("aip_requests_served", "Requests answered by each tier", metrics.served.clone());
+        registry.register(
+            "aip_request_attempts",
+            "Attempts per request, skipped ones included",
+            metrics.attempts_per_request.clone(),
+        );
+        registry.register(
+            "aip_streams_interrupted",
+            "Streams that failed after their first content, by the tier that had begun them",
+            metrics.interrupted.clone(),
+        );
+        metrics
+    }
+
+    /// Counts a request's attempts.
+    pub fn record(&self, attempts: &[Attempt]) {
+        #[allow(clippy::cast_precision_loss, reason = "a request has a handful of attempts")]
+        self.attempts_per_request.observe(attempts.len() as f64);
+        for attempt in attempts {
+            let tier = Arc::clone(&attempt.tier);
+            let labels = AttemptLabels { tier, outcome: attempt.outcome.as_str() };
+            self.attempts.get_or_create(&labels).inc();
+            let labels = TierLabels { tier: labels.tier };
+            if !matches!(attempt.outcome, AttemptOutcome::Skipped(_)) {
+                self.duration.get_or_create(&labels).observe(attempt.took.as_secs_f64());
+            }
+            if attempt.outcome == AttemptOutcome::Success {
+                self.served.get_or_create(&labels).inc();
+            }
+        }
+    }
+
+    /// Counts a stream that failed after its first content.
+    pub fn interrupted(&self, tier: &Arc<str>) {
+        self.interrupted.get_or_create(&TierLabels { tier: Arc::clone(tier) }).inc();
+    }
+}

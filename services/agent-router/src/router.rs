@@ -1,0 +1,177 @@
+//! The service as a whole: what is bound, what runs, what ends it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aiplatform_proto::FILE_DESCRIPTOR_SET;
+use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
+use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
+use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
+use resilience::{CircuitBreakerRegistry, State, SystemClock, Tier};
+use service_kit::cli::Service;
+use service_kit::config::Problems;
+use service_kit::health::{DEPENDENCIES, Health};
+use service_kit::layer::{CallLayer, Limits};
+use service_kit::metrics::{Registry, registry};
+use service_kit::serving::{Background, Listener, ServeError};
+use service_kit::shutdown::{Shutdown, ShutdownConfig};
+use service_kit::telemetry::{Telemetry, TelemetryConfig};
+use service_kit::{admin, grpc};
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::Agents;
+use crate::backend::Backend;
+use crate::cache::{AnswerCache, Writer};
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::metrics::{BreakerCollector, CacheMetrics, ChainMetrics};
+use crate::service::{CircuitBreakers, FallbackChains, Inference};
+use crate::settings::Settings;
+use crate::upstream::HttpClient;
+
+/// How often the health of dependencies follows their breakers.
+const DEPENDENCY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A bound agent-router.
+#[derive(Debug)]
+pub struct AgentRouter {
+    grpc: Listener,
+    admin: Listener,
+    registry: Registry,
+    agents: Arc<Agents>,
+    breakers: Arc<CircuitBreakerRegistry>,
+    cache: Option<(Arc<AnswerCache>, Writer)>,
+    max_message_bytes: usize,
+    identity: Identity,
+}
+
+impl Service for AgentRouter {
+    const NAME: &'static str = "agent-router";
+    const ABOUT: &'static str =
+        "Walks the fallback chain until a tier answers, and owns the circuit breakers";
+    type Config = Config;
+
+    fn telemetry(config: &Config) -> &TelemetryConfig {
+        &config.telemetry
+    }
+
+    fn shutdown(config: &Config) -> ShutdownConfig {
+        config.shutdown.clone()
+    }
+
+    fn health_address(config: &Config) -> SocketAddr {
+        config.agent_router.grpc_listen.0
+    }
+
+    async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {
+        let mut registry = registry(Self::NAME, env!("CARGO_PKG_VERSION"));
+        telemetry.register(&mut registry);
+        Self::bind_with(&config, registry).await
+    }
+
+    fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("grpc", self.grpc.address), ("admin", self.admin.address)]
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
+        let Self { grpc, admin, mut registry, agents, breakers, cache, max_message_bytes, identity } = self;
+        let chain_metrics =
+            ChainMetrics::register(&mut registry, agents.tiers().iter().map(|tier| Arc::clone(&tier.name)));
+        registry.register_collector(Box::new(BreakerCollector(Arc::clone(&breakers))));
+        let limits = Limits { message_bytes: max_message_bytes, ..Limits::default() };
+        let layer = CallLayer::new(limits, shutdown.clone(), &mut registry);
+        let health = Health::new(
+            &[
+                "aiplatform.inference.v1.InferenceService",
+                "aiplatform.resilience.v1.CircuitBreakerService",
+                "aiplatform.resilience.v1.FallbackChainService",
+            ],
+            DEPENDENCIES,
+        )
+        .await;
+
+        let background = Background::new();
+        health.watch_runtime(&background)?;
+        background.spawn(|stop| watch_dependencies(health.clone(), Arc::clone(&agents), stop));
+        let (cache, writer) = cache.unzip();
+        if let Some(writer) = writer {
+            background.spawn(|stop| writer.run(stop));
+        }
+
+        let inference = Inference::new(Arc::clone(&agents), cache, chain_metrics);
+        let inference = InferenceServiceServer::new(inference)
+            .max_decoding_message_size(max_message_bytes)
+            .max_encoding_message_size(max_message_bytes);
+        let circuit_breakers = CircuitBreakers::new(breakers, Arc::clone(&agents), identity.clone());
+        let routes = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
+            .add_service(inference)
+            .add_service(CircuitBreakerServiceServer::new(circuit_breakers))
+            .add_service(FallbackChainServiceServer::new(FallbackChains::new(agents, identity)));
+
+        health.ready().await;
+        let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
+        background.end_with(grpc::serve(grpc, routes, layer, health, shutdown, None), admin).await
+    }
+}
+
+impl AgentRouter {
+    /// Where gRPC is served.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc.address
+    }
+
+    /// Binds the listeners and builds the chains, with metrics in `registry`.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or something that the router needs cannot be set up.
+    pub async fn bind_with(config: &Config, mut registry: Registry) -> Result<Self, ServeError> {
+        let mut problems = Problems::default();
+        let settings = Settings::of(config, &mut problems)
+            .ok_or_else(|| ServeError::set_up("the configuration", format!("{:?}", problems.found())))?;
+        let breakers = Arc::new(CircuitBreakerRegistry::new(Arc::new(SystemClock::new())));
+        let client = HttpClient::new()?;
+        let cache = match &settings.cache {
+            None => None,
+            Some(cache) => {
+                let opened = AnswerCache::open(cache, CacheMetrics::register(&mut registry));
+                let (cache, writer) =
+                    opened.map_err(|error| ServeError::set_up("the answer cache", error))?;
+                Some((Arc::new(cache), writer))
+            }
+        };
+        let agents = Agents::build(&settings, &client, cache.as_ref().map(|(cache, _)| cache), &breakers)
+            .map_err(|error| ServeError::set_up("the circuit breakers", error))?
+            .ok_or_else(|| ServeError::set_up("the agents", "there is none"))?;
+        let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?;
+        let admin = Listener::bind("the admin endpoint", config.agent_router.admin_listen).await?;
+        let identity = Identity::new(settings.replica.as_deref(), grpc.address);
+        Ok(Self {
+            grpc,
+            admin,
+            registry,
+            agents: Arc::new(agents),
+            breakers,
+            cache,
+            max_message_bytes: config.agent_router.max_message_bytes,
+            identity,
+        })
+    }
+}
+
+fn is_well(tier: &Tier<Backend>) -> bool {
+    let mut breakers = tier.breakers().peekable();
+    breakers.peek().is_none() || breakers.any(|breaker| breaker.state() != State::Open)
+}
+
+/// A dependency is well while some breaker of its tier lets calls through.
+async fn watch_dependencies(health: Health, agents: Arc<Agents>, stop: CancellationToken) {
+    loop {
+        for tier in agents.tiers() {
+            health.set_dependency(&tier.name, is_well(tier)).await;
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(DEPENDENCY_INTERVAL)).await.is_none() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! `InferenceService`: walks the agent's chain and says how it went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aiplatform_proto::inference::v1 as wire;
+use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
+use aiplatform_proto::time::to_proto_timestamp;
+use resilience::{Attempt, AttemptOutcome, ChainError, Deadline, SkipReason, State, Tier, Walk};
+use service_kit::paging::page;
+use service_kit::status::Reason;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::convert;
+use super::stream::{ResponseStream, Streamed};
+use crate::agents::{Agent, Agents};
+use crate::answer::Answer;
+use crate::backend::Backend;
+use crate::cache::{AnswerCache, CacheKey};
+use crate::chat::Chat;
+use crate::config::Kind;
+use crate::metrics::ChainMetrics;
+use crate::upstream::UpstreamError;
+
+/// What is kept of a deadline for writing the response.
+const RESPONSE_MARGIN: Duration = Duration::from_millis(10);
+
+/// Answers chats.
+#[derive(Debug, Clone)]
+pub struct Inference {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    agents: Arc<Agents>,
+    cache: Option<Arc<AnswerCache>>,
+    metrics: ChainMetrics,
+}
+
+/// A chat on its way through a chain.
+struct Asked {
+    chat: Chat,
+    agent: Arc<Agent>,
+    key: CacheKey,
+    deadline: Deadline,
+    started: Instant,
+}
+
+impl Inference {
+    /// The service for these agents.
+    pub fn new(agents: Arc<Agents>, cache: Option<Arc<AnswerCache>>, metrics: ChainMetrics) -> Self {
+        Self { shared: Arc::new(Shared { agents, cache, metrics }) }
+    }
+
+    fn admit(&self, request: wire::ChatRequest, extensions: &tonic::Extensions) -> Result<Asked, Status> {
+        let started = Instant::now();
+        let (chat, agent) = Chat::admit(request, &self.shared.agents)?;
+        let key = CacheKey::of(&agent, &chat);
+        let outer = extensions.get::<Deadline>().map(|deadline| deadline.instant());
+        // The layer around every call sets one; without it, a chat has the default of a unary call.
+        let outer = outer.unwrap_or_else(|| started + Duration::from_secs(60));
+        let deadline = Deadline::at(outer.checked_sub(RESPONSE_MARGIN).unwrap_or(outer));
+        Ok(Asked { chat, agent, key, deadline, started })
+    }
+
+    /// Keeps an answer that a model gave, where the agent and the request want that.
+    fn keep(&self, asked: &Asked, answer: &Answer) {
+        let keeps = asked.agent.keep_answers.filter(|_| asked.chat.may_store());
+        if let (Some(cache), Some(ttl)) = (&self.shared.cache, keeps) {
+            cache.store_soon(asked.key, answer, ttl);
+        }
+    }
+
+    fn refused(&self, asked: &Asked, error: ChainError<UpstreamError>) -> Status {
+        let attempts = match &error {
+            ChainError::Stopped { attempts, .. }
+            | ChainError::Exhausted { attempts, .. }
+            | ChainError::DeadlineExceeded { attempts } => attempts,
+        };
+        self.shared.metrics.record(attempts);
+        let tried = summary(attempts);
+        let agent = &*asked.agent.name;
+        match error {
+            ChainError::Stopped { error, attempts } => {
+                let tier = attempts.last().map(|attempt| attempt.tier.to_string()).unwrap_or_default();
+                info!(agent, tier, kind = error.kind(), "request refused by an upstream");
+                reason_of(&error).status(error.to_string()).with("tier", tier).build()
+            }
+            ChainError::DeadlineExceeded { attempts } => {
+                warn!(agent, tried, "deadline passed before any tier answered");
+                let tier = attempts.last().map(|attempt| attempt.tier.to_string()).unwrap_or_default();
+                let message = format!("the deadline passed before any tier answered: {tried}");
+                Reason::DeadlineExceeded.status(message).with("tier", tier).build()
+            }
+            ChainError::Exhausted { attempts, retry_after } => {
+                warn!(agent, tried, "no tier answered");
+                let pinned = !asked.chat.request().tier.is_empty();
+                let open = attempts
+                    .iter()
+                    .any(|attempt| attempt.outcome == AttemptOutcome::Skipped(SkipReason::Breaker));
+                let called =
+                    attempts.iter().any(|attempt| !matches!(attempt.outcome, AttemptOutcome::Skipped(_)));
+                let reason =
+                    if pinned && open && !called { Reason::CircuitOpen } else { Reason::AllTiersUnavailable };
+                reason
+                    .status(format!("no tier answered: {tried}"))
+                    .with("agent", agent)
+                    .retry_after(retry_after)
+                    .build()
+            }
+        }
+    }
+
+    fn tell(&self, asked: &Asked, attempts: &[Attempt]) {
+        self.shared.metrics.record(attempts);
+        let Some(answered) = attempts.last() else {
+            return;
+        };
+        let agent = &*asked.agent.name;
+        let tier = &*answered.tier;
+        if attempts.len() > 1 {
+            info!(agent, tier, tried = summary(attempts), "answered by a fallback");
+        } else {
+            tracing::debug!(agent, tier, "answered");
+        }
+    }
+}
+
+fn reason_of(error: &UpstreamError) -> Reason {
+    match error {
+        UpstreamError::ContextLength(_) => Reason::ContextLengthExceeded,
+        UpstreamError::ContentPolicy(_) => Reason::ContentPolicy,
+        UpstreamError::Refused(_) => Reason::InvalidRequest,
+        // None of these ends a walk by itself.
+        UpstreamError::Connection(_)
+        | UpstreamError::Status { .. }
+        | UpstreamError::Overloaded { .. }
+        | UpstreamError::Protocol(_)
+        | UpstreamError::Interrupted(_)
+        | UpstreamError::ModelMissing(_)
+        | UpstreamError::Unsupported(_)
+        | UpstreamError::CacheMiss
+        | UpstreamError::CacheUnavailable(_) => Reason::AllTiersUnavailable,
+    }
+}
+
+/// The attempts in one line: `max failure (connection failed: …), ollama timeout (…)`.
+fn summary(attempts: &[Attempt]) -> String {
+    let one = |attempt: &Attempt| {
+        let probe = if attempt.breaker_state == Some(State::HalfOpen) { " as a probe" } else { "" };
+        let detail = if attempt.detail.is_empty() { String::new() } else { format!(" ({})", attempt.detail) };
+        format!("{} {}{probe}{detail}", attempt.tier, attempt.outcome.as_str())
+    };
+    attempts.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl Asked {
+    /// The tiers that the request itself rules out.
+    fn exclusion(&self) -> impl Fn(&Tier<Backend>) -> Option<&'static str> + Send + Sync + use<> {
+        let request = self.chat.request();
+        let pinned = request.tier.clone();
+        let degraded = self.chat.allows_degraded();
+        let cache = request.cache();
+        move |tier| {
+            let kind = tier.backends.first().map(|backend| backend.kind());
+            if !pinned.is_empty() {
+                return (*tier.name != *pinned).then_some("the request is pinned to another tier");
+            }
+            match (kind, cache) {
+                (Some(Kind::Openai | Kind::Ollama), wire::CacheMode::Only) => {
+                    Some("the request wants an earlier answer only")
+                }
+                (Some(Kind::Cache), wire::CacheMode::Bypass) => Some("the request bypasses the cache"),
+                (Some(Kind::Message), _) if !degraded => Some("the request refuses a degraded answer"),
+                _ => None,
+            }
+        }
+    }
+
+    fn walk<'a>(
+        &self,
+        streaming: bool,
+        exclude: &'a (dyn Fn(&Tier<Backend>) -> Option<&'static str> + Send + Sync),
+    ) -> Walk<'a, Backend> {
+        Walk { deadline: self.deadline, started: self.started, streaming, exclude }
+    }
+}
+
+#[tonic::async_trait]
+impl InferenceService for Inference {
+    async fn chat(
+        &self,
+        request: Request<wire::ChatRequest>,
+    ) -> Result<Response<wire::ChatResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let asked = self.admit(request, &extensions)?;
+        let exclude = asked.exclusion();
+        let (chat, key) = (&asked.chat, asked.key);
+        let ask = |backend: Arc<Backend>, deadline| async move { backend.chat(chat, key, deadline).await };
+        let served = asked.agent.chain.run(asked.walk(false, &exclude), ask).await;
+        let served = served.map_err(|error| self.refused(&asked, error))?;
+        self.tell(&asked, &served.attempts);
+        let tier = &asked.agent.chain.tiers()[served.tier];
+        let answer = served.answer;
+        if !answer.origin.upstream_model.is_empty() && answer.origin.cache_age.is_none() {
+            self.keep(&asked, &answer);
+        }
+        let served_by =
+            served.attempts.last().map(|answered| convert::served_by(tier, answered, &answer.origin));
+        Ok(Response::new(wire::ChatResponse {
+            id: new_id(),
+            model: asked.agent.name.to_string(),
+            created_at: Some(to_proto_timestamp(answer.origin.created_at)),
+            message: Some(answer.message),
+            finish_reason: answer.finish_reason.into(),
+            usage: answer.usage,
+            served_by,
+            attempts: convert::attempts(&served.attempts),
+        }))
+    }
+
+    type StreamChatStream = ResponseStream;
+
+    async fn stream_chat(
+        &self,
+        request: Request<wire::StreamChatRequest>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let Some(request) = request.chat else {
+            let status = Reason::InvalidRequest.status("chat: must be set").field("chat", "must be set");
+            return Err(status.build());
+        };
+        let asked = self.admit(request, &extensions)?;
+        let exclude = asked.exclusion();
+        let (chat, key) = (&asked.chat, asked.key);
+        let ask = |backend: Arc<Backend>, deadline| async move { backend.open(chat, key, deadline).await };
+        let served = asked.agent.chain.open(asked.walk(true, &exclude), ask).await;
+        let served = served.map_err(|error| self.refused(&asked, error))?;
+        self.tell(&asked, &served.attempts);
+        let tier = Arc::clone(&asked.agent.chain.tiers()[served.tier]);
+        let model_answers =
+            matches!(tier.backends.first().map(|backend| backend.kind()), Some(Kind::Openai | Kind::Ollama));
+        let answered = served.attempts.last();
+        let served_by = answered.map(|answered| convert::served_by(&tier, answered, &served.answer.origin));
+        let start = wire::StreamStart {
+            id: new_id(),
+            model: asked.agent.name.to_string(),
+            created_at: Some(to_proto_timestamp(served.answer.origin.created_at)),
+            served_by,
+            attempts: convert::attempts(&served.attempts),
+        };
+        let this = self.clone();
+        let on_whole = move |answer: &Answer| {
+            if model_answers {
+                this.keep(&asked, answer);
+            }
+        };
+        let streamed = Streamed {
+            tier: Arc::clone(&tier.name),
+            answer: served.answer,
+            permit: served.permit,
+            start,
+            metrics: self.shared.metrics.clone(),
+            on_whole: Box::new(on_whole),
+        };
+        Ok(Response::new(streamed.into_stream()))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<wire::ListModelsRequest>,
+    ) -> Result<Response<wire::ListModelsResponse>, Status> {
+        let request = request.into_inner();
+        let agents = &self.shared.agents;
+        let models = agents.all().map(|agent| wire::Model {
+            name: agent.name.to_string(),
+            kind: if agent.plain { wire::ModelKind::Plain } else { wire::ModelKind::Agent }.into(),
+            tiers: agent.chain.tiers().iter().map(|tier| tier.name.to_string()).collect(),
+            default: agents.is_default(agent),
+        });
+        let (models, next_page_token) =
+            page(models.collect(), |model| model.name.clone(), request.page_size, &request.page_token)?;
+        Ok(Response::new(wire::ListModelsResponse { models, next_page_token }))
+    }
+}
+
+fn new_id() -> String {
+    format!("chat-{}", Uuid::now_v7().simple())
+}

@@ -1,0 +1,176 @@
+//! A streamed answer on its way to the client.
+//!
+//! The permit of the call that began it is settled here, by what becomes of the stream: its end is a success, an error
+//! or a silence a failure. A client that goes away has had its first content, so the backend did its work: a success.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use aiplatform_proto::inference::v1::stream_chat_response::Event;
+use aiplatform_proto::inference::v1::{
+    FinishReason, StreamChatResponse, StreamDelta, StreamEnd, StreamStart, Usage,
+};
+use futures_util::{Stream, stream};
+use resilience::Permit;
+use service_kit::status::Reason;
+use tonic::Status;
+use tracing::{Span, warn};
+
+use crate::answer::{Answer, AnswerStream, Collector, Origin, Piece, Pieces};
+use crate::metrics::ChainMetrics;
+use crate::upstream::UpstreamError;
+
+/// What `StreamChat` returns.
+pub(super) type ResponseStream = Pin<Box<dyn Stream<Item = Result<StreamChatResponse, Status>> + Send>>;
+
+/// Told of the answer when it is whole.
+pub(super) type OnWhole = Box<dyn FnOnce(&Answer) + Send>;
+
+/// An answer that a tier has begun.
+pub(super) struct Streamed {
+    pub(super) tier: Arc<str>,
+    pub(super) answer: AnswerStream,
+    pub(super) permit: Option<Permit>,
+    pub(super) start: StreamStart,
+    pub(super) metrics: ChainMetrics,
+    pub(super) on_whole: OnWhole,
+}
+
+impl Streamed {
+    pub(super) fn into_stream(self) -> ResponseStream {
+        let AnswerStream { first, rest, origin, idle_timeout } = self.answer;
+        let driver = Driver {
+            tier: self.tier,
+            state: Progress::Start { first },
+            rest,
+            origin,
+            idle_timeout,
+            permit: SettledAtEnd(self.permit),
+            start: self.start,
+            collected: Collector::default(),
+            metrics: self.metrics,
+            on_whole: Some(self.on_whole),
+            span: Span::current(),
+        };
+        Box::pin(stream::unfold(driver, |mut driver| async move {
+            let event = driver.next().await?;
+            Some((event, driver))
+        }))
+    }
+}
+
+enum Progress {
+    Start { first: Piece },
+    First { first: Piece },
+    Going,
+    Over,
+}
+
+struct Driver {
+    tier: Arc<str>,
+    state: Progress,
+    rest: Pieces,
+    origin: Origin,
+    idle_timeout: std::time::Duration,
+    permit: SettledAtEnd,
+    start: StreamStart,
+    collected: Collector,
+    metrics: ChainMetrics,
+    on_whole: Option<OnWhole>,
+    span: Span,
+}
+
+impl Driver {
+    async fn next(&mut self) -> Option<Result<StreamChatResponse, Status>> {
+        let piece = match std::mem::replace(&mut self.state, Progress::Going) {
+            Progress::Start { first } => {
+                self.state = Progress::First { first };
+                return Some(Ok(event(Event::Start(self.start.clone()))));
+            }
+            Progress::First { first } => first,
+            Progress::Going => match self.piece().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return None,
+                Err(error) => {
+                    self.state = Progress::Over;
+                    return Some(Err(self.interrupted(&error)));
+                }
+            },
+            Progress::Over => {
+                self.state = Progress::Over;
+                return None;
+            }
+        };
+        Some(Ok(match piece {
+            Piece::Delta(delta) => self.delta(delta),
+            Piece::End { finish_reason, usage } => self.end(finish_reason, usage),
+        }))
+    }
+
+    async fn piece(&mut self) -> Result<Option<Piece>, UpstreamError> {
+        match tokio::time::timeout(self.idle_timeout, self.rest.next()).await {
+            Ok(piece) => piece,
+            Err(_elapsed) => Err(UpstreamError::Interrupted(format!("silent for {:?}", self.idle_timeout))),
+        }
+    }
+
+    fn delta(&mut self, delta: StreamDelta) -> StreamChatResponse {
+        self.collected.add(&delta);
+        event(Event::Delta(delta))
+    }
+
+    fn end(&mut self, finish_reason: FinishReason, usage: Option<Usage>) -> StreamChatResponse {
+        self.state = Progress::Over;
+        self.permit.success();
+        let message = std::mem::take(&mut self.collected).into_message();
+        if let Some(on_whole) = self.on_whole.take() {
+            on_whole(&Answer { message, finish_reason, usage, origin: self.origin.clone() });
+        }
+        event(Event::End(StreamEnd {
+            finish_reason: finish_reason.into(),
+            usage,
+            served_by: self.start.served_by.clone(),
+            attempts: self.start.attempts.clone(),
+        }))
+    }
+
+    fn interrupted(&mut self, error: &UpstreamError) -> Status {
+        self.permit.failure();
+        self.metrics.interrupted(&self.tier);
+        let delivered = self.collected.len();
+        let tier = &*self.tier;
+        self.span.in_scope(|| warn!(tier, delivered_bytes = delivered, %error, "stream interrupted"));
+        Reason::StreamInterrupted
+            .status(format!("tier `{tier}` stopped after {delivered} bytes of its answer: {error}"))
+            .with("tier", tier)
+            .with("delivered_bytes", delivered.to_string())
+            .build()
+    }
+}
+
+/// A permit that is a success when it is dropped, because the stream had begun.
+struct SettledAtEnd(Option<Permit>);
+
+impl SettledAtEnd {
+    fn success(&mut self) {
+        if let Some(permit) = self.0.take() {
+            permit.success();
+        }
+    }
+
+    fn failure(&mut self) {
+        if let Some(permit) = self.0.take() {
+            permit.failure();
+        }
+    }
+}
+
+impl Drop for SettledAtEnd {
+    fn drop(&mut self) {
+        self.success();
+    }
+}
+
+fn event(event: Event) -> StreamChatResponse {
+    StreamChatResponse { event: Some(event) }
+}

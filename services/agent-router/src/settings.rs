@@ -1,0 +1,188 @@
+//! The configuration as types that cannot be wrong.
+
+mod tier;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use resilience::CircuitBreakerConfig;
+use service_kit::config::{Problems, SecretUrl};
+
+use crate::config::{AgentConfig, Config, Kind};
+pub use tier::{ModelTier, TierSettings, Timeouts};
+
+/// Everything that the router is built from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This replica's name, where one is configured.
+    pub replica: Option<String>,
+    /// The settings of all breakers.
+    pub breaker: CircuitBreakerConfig,
+    /// The store of earlier answers, where it is wanted.
+    pub cache: Option<CacheSettings>,
+    /// The tiers that some agent uses, by name.
+    pub tiers: BTreeMap<String, TierSettings>,
+    /// The agents; the first is the default.
+    pub agents: Vec<AgentSettings>,
+}
+
+/// An agent.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// What clients ask for.
+    pub name: Arc<str>,
+    /// Put before every conversation.
+    pub system_prompt: Option<String>,
+    /// The tiers, in order; each is in [`Settings::tiers`].
+    pub tiers: Vec<String>,
+}
+
+/// The store of earlier answers.
+#[derive(Debug, Clone)]
+pub struct CacheSettings {
+    /// The Redis. `None`: this process' memory.
+    pub redis_url: Option<SecretUrl>,
+    /// Stands before every key.
+    pub key_prefix: String,
+    /// The longest that Redis may take to answer.
+    pub response_timeout: Duration,
+    /// The longest that a connection may take.
+    pub connect_timeout: Duration,
+    /// The largest answer that is stored.
+    pub max_value_bytes: usize,
+    /// The memory for answers where there is no Redis.
+    pub memory_bytes: u64,
+    /// Answers that may wait to be stored.
+    pub write_queue: usize,
+}
+
+impl Settings {
+    /// Checks a configuration. `None` when there are problems; they are added to `problems`.
+    pub fn of(config: &Config, problems: &mut Problems) -> Option<Self> {
+        let breaker = breaker(config, problems);
+        let cache = cache(config, problems);
+        let agents = agents(config, problems);
+        let used = |name: &str| agents.iter().any(|agent| agent.tiers.iter().any(|tier| tier == name));
+        let tiers: BTreeMap<_, _> = config
+            .tiers
+            .iter()
+            .filter_map(|(name, tier)| {
+                // A tier that no agent uses is checked all the same: a mistake in it should not wait to be found.
+                let settings = tier::of(name, tier, config.circuit_breaker.call_timeout.0, problems)?;
+                used(name).then(|| (name.clone(), settings))
+            })
+            .collect();
+        let largest = config.agent_router.max_message_bytes;
+        problems.require(largest >= 1024, "agent_router.max_message_bytes", largest, "must be at least 1024");
+        if !problems.is_empty() {
+            return None;
+        }
+        Some(Self { replica: config.agent_router.replica.clone(), breaker: breaker?, cache, tiers, agents })
+    }
+}
+
+fn breaker(config: &Config, problems: &mut Problems) -> Option<CircuitBreakerConfig> {
+    let section = &config.circuit_breaker;
+    let call_timeout = section.call_timeout;
+    problems.require(
+        !call_timeout.0.is_zero(),
+        "circuit_breaker.call_timeout",
+        call_timeout,
+        "must be longer than 0",
+    );
+    let built =
+        CircuitBreakerConfig::consecutive_failures(section.failure_threshold, section.recovery_timeout.0)
+            .and_then(|built| built.with_half_open_calls(section.half_open_calls));
+    match built {
+        Ok(built) if section.enabled => Some(built),
+        Ok(built) => Some(built.disabled()),
+        Err(invalid) => {
+            let (key, value) = match invalid.field {
+                "consecutive_failures" => ("failure_threshold", section.failure_threshold.to_string()),
+                "open_wait" => ("recovery_timeout", section.recovery_timeout.to_string()),
+                _ => ("half_open_calls", section.half_open_calls.to_string()),
+            };
+            problems.add(format!("circuit_breaker.{key}"), value, format!("must be {}", invalid.rule));
+            None
+        }
+    }
+}
+
+fn cache(config: &Config, problems: &mut Problems) -> Option<CacheSettings> {
+    let section = &config.cache;
+    if let Some(url) = &section.redis_url {
+        let usable = url.scheme() == "redis" && !url.authority().is_empty();
+        problems.require(usable, "cache.redis_url", url, "must be a URL such as redis://host:6379");
+    }
+    for (key, time) in
+        [("response_timeout", section.response_timeout), ("connect_timeout", section.connect_timeout)]
+    {
+        problems.require(!time.0.is_zero(), &format!("cache.{key}"), time, "must be longer than 0");
+    }
+    problems.require(
+        section.max_value_bytes > 0,
+        "cache.max_value_bytes",
+        section.max_value_bytes,
+        "must be at least 1",
+    );
+    problems.require(section.write_queue > 0, "cache.write_queue", section.write_queue, "must be at least 1");
+    section.enabled.then(|| CacheSettings {
+        redis_url: section.redis_url.clone(),
+        key_prefix: section.key_prefix.clone(),
+        response_timeout: section.response_timeout.0,
+        connect_timeout: section.connect_timeout.0,
+        max_value_bytes: section.max_value_bytes,
+        memory_bytes: section.memory_bytes,
+        write_queue: section.write_queue,
+    })
+}
+
+fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
+    problems.require(!config.agents.is_empty(), "agents", "[]", "must name at least one agent");
+    let mut agents: Vec<AgentSettings> = Vec::new();
+    for (index, agent) in config.agents.iter().enumerate() {
+        let key = format!("agents.{index}");
+        problems.require(!agent.name.is_empty(), &format!("{key}.name"), "\"\"", "must not be empty");
+        let taken = agents.iter().any(|other| *other.name == *agent.name);
+        problems.require(!taken, &format!("{key}.name"), &agent.name, "must be unique");
+        agents.push(AgentSettings {
+            name: Arc::from(agent.name.as_str()),
+            system_prompt: agent.system_prompt.clone(),
+            tiers: chain(config, agent, &key, problems),
+        });
+    }
+    agents
+}
+
+/// The tiers of an agent that are in use by this configuration.
+fn chain(config: &Config, agent: &AgentConfig, key: &str, problems: &mut Problems) -> Vec<String> {
+    let key = format!("{key}.tiers");
+    for (index, name) in agent.tiers.iter().enumerate() {
+        problems.require(config.tiers.contains_key(name), &key, name, "must be a tier under `tiers`");
+        problems.require(!agent.tiers[..index].contains(name), &key, name, "must not be named twice");
+    }
+    let kind = |name: &String| config.tiers.get(name).and_then(|tier| tier.kind);
+    let mut tiers: Vec<String> = agent
+        .tiers
+        .iter()
+        .filter(|name| config.cache.enabled || kind(name) != Some(Kind::Cache))
+        .cloned()
+        .collect();
+    if !config.fallback_chain.enabled {
+        tiers.truncate(1);
+    }
+    problems.require(
+        !tiers.is_empty(),
+        &key,
+        format!("{:?}", agent.tiers),
+        "must name at least one tier that is enabled",
+    );
+    let messages = tiers.iter().position(|name| kind(name) == Some(Kind::Message));
+    let last = messages.is_none_or(|position| position + 1 == tiers.len());
+    problems.require(last, &key, format!("{:?}", agent.tiers), "must have its message tier at the end");
+    tiers
+}
+
+#[cfg(test)]
+mod tests;

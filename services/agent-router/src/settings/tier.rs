@@ -1,0 +1,140 @@
+//! One tier.
+
+use std::time::Duration;
+
+use service_kit::config::{Endpoint, Problems, Seconds, Secret};
+
+use crate::config::{Kind, TierConfig};
+
+/// How long answers are kept when nothing else is said.
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long a stream may be silent when nothing else is said.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A tier of any kind.
+#[derive(Debug, Clone)]
+pub enum TierSettings {
+    /// Servers that speak the OpenAI protocol.
+    OpenAi(ModelTier),
+    /// Ollama servers.
+    Ollama(ModelTier),
+    /// Earlier answers, kept this long.
+    Cache {
+        /// How long answers are kept.
+        ttl: Duration,
+    },
+    /// A fixed message.
+    Message {
+        /// The message.
+        text: String,
+    },
+}
+
+impl TierSettings {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::OpenAi(_) => Kind::Openai,
+            Self::Ollama(_) => Kind::Ollama,
+            Self::Cache { .. } => Kind::Cache,
+            Self::Message { .. } => Kind::Message,
+        }
+    }
+}
+
+/// A tier of model servers.
+#[derive(Debug, Clone)]
+pub struct ModelTier {
+    /// The servers; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// The model.
+    pub model: String,
+    /// The bearer token.
+    pub api_key: Option<Secret>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// A whole answer.
+    pub total: Duration,
+    /// A stream's first content.
+    pub first_token: Duration,
+    /// Silence in a stream that has begun.
+    pub idle: Duration,
+}
+
+/// Checks a tier. `None` when it has problems.
+pub(super) fn of(
+    name: &str,
+    tier: &TierConfig,
+    default_timeout: Duration,
+    problems: &mut Problems,
+) -> Option<TierSettings> {
+    let key = |field: &str| format!("tiers.{name}.{field}");
+    let Some(kind) = tier.kind else {
+        problems.add(key("kind"), "", "is required: openai, ollama, cache or message");
+        return None;
+    };
+    for (field, given, kinds) in given(tier) {
+        if given && !kinds.contains(&kind) {
+            problems.add(key(field), "", format!("does not apply to a tier of kind {}", kind.as_str()));
+        }
+    }
+    for (field, time) in [
+        ("timeout", tier.timeout),
+        ("first_token_timeout", tier.first_token_timeout),
+        ("idle_timeout", tier.idle_timeout),
+        ("ttl", tier.ttl),
+    ] {
+        if let Some(time) = time {
+            problems.require(!time.0.is_zero(), &key(field), time, "must be longer than 0");
+        }
+    }
+    match kind {
+        Kind::Openai => Some(TierSettings::OpenAi(model(tier, default_timeout, key, problems)?)),
+        Kind::Ollama => Some(TierSettings::Ollama(model(tier, default_timeout, key, problems)?)),
+        Kind::Cache => Some(TierSettings::Cache { ttl: tier.ttl.map_or(DEFAULT_TTL, |ttl| ttl.0) }),
+        Kind::Message => {
+            let text = tier.text.clone().filter(|text| !text.is_empty());
+            problems.require(text.is_some(), &key("text"), "", "is required and must not be empty");
+            text.map(|text| TierSettings::Message { text })
+        }
+    }
+}
+
+fn model(
+    tier: &TierConfig,
+    default_timeout: Duration,
+    key: impl Fn(&str) -> String,
+    problems: &mut Problems,
+) -> Option<ModelTier> {
+    problems.require(!tier.endpoints.is_empty(), &key("endpoints"), "[]", "must name at least one server");
+    let model = tier.model.clone().filter(|model| !model.is_empty());
+    problems.require(model.is_some(), &key("model"), "", "is required and must not be empty");
+    let total = tier.timeout.map_or(default_timeout, |Seconds(time)| time);
+    let timeouts = Timeouts {
+        total,
+        first_token: tier.first_token_timeout.map_or(total, |Seconds(time)| time),
+        idle: tier.idle_timeout.map_or(DEFAULT_IDLE_TIMEOUT, |Seconds(time)| time),
+    };
+    let (endpoints, api_key) = (tier.endpoints.clone(), tier.api_key.clone());
+    Some(ModelTier { endpoints, model: model?, api_key, timeouts })
+}
+
+/// The optional fields: whether each is given, and the kinds that it applies to.
+fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 8] {
+    const MODELS: &[Kind] = &[Kind::Openai, Kind::Ollama];
+    [
+        ("endpoints", !tier.endpoints.is_empty(), MODELS),
+        ("model", tier.model.is_some(), MODELS),
+        ("api_key", tier.api_key.is_some(), &[Kind::Openai]),
+        ("timeout", tier.timeout.is_some(), MODELS),
+        ("first_token_timeout", tier.first_token_timeout.is_some(), MODELS),
+        ("idle_timeout", tier.idle_timeout.is_some(), MODELS),
+        ("ttl", tier.ttl.is_some(), &[Kind::Cache]),
+        ("text", tier.text.is_some(), &[Kind::Message]),
+    ]
+}

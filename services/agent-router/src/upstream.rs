@@ -1,0 +1,15 @@
+//! Clients of model servers.
+//!
+//! * [`openai`]: the OpenAI protocol, as MAX Serve speaks it
+//! * [`ollama`]: Ollama's own
+//! * [`error`]: what went wrong, and what that means for breaker and chain
+
+pub mod decode;
+pub mod error;
+mod http_client;
+pub mod ollama;
+pub mod openai;
+mod span;
+
+pub use error::UpstreamError;
+pub use http_client::{HttpClient, MAX_ANSWER_BYTES};

@@ -1,0 +1,162 @@
+//! Incremental decoders for streamed answers: they take bytes however these were split, and give whole lines and events.
+
+use bytes::{Buf as _, BytesMut};
+use thiserror::Error;
+
+/// The longest line that is taken, in bytes.
+const MAX_LINE: usize = 1024 * 1024;
+
+/// A line that never ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a line over {MAX_LINE} bytes")]
+pub struct LineTooLong;
+
+/// Splits bytes into lines at LF, CR or CRLF.
+#[derive(Debug, Default)]
+pub struct LineDecoder {
+    buffer: BytesMut,
+    /// How much of the buffer is known to hold no line end.
+    searched: usize,
+    /// The last line ended with a CR, whose LF may still come.
+    after_cr: bool,
+}
+
+impl LineDecoder {
+    /// Takes more bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole line, without its end.
+    ///
+    /// # Errors
+    /// The line is too long to be one.
+    pub fn next_line(&mut self) -> Result<Option<BytesMut>, LineTooLong> {
+        if self.after_cr && !self.buffer.is_empty() {
+            self.after_cr = false;
+            if self.buffer[0] == b'\n' {
+                self.buffer.advance(1);
+            }
+        }
+        let end = self.buffer[self.searched..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let Some(end) = end.map(|end| end + self.searched) else {
+            self.searched = self.buffer.len();
+            return if self.searched > MAX_LINE { Err(LineTooLong) } else { Ok(None) };
+        };
+        self.after_cr = self.buffer[end] == b'\r';
+        self.searched = 0;
+        let line = self.buffer.split_to(end);
+        self.buffer.advance(1);
+        Ok(Some(line))
+    }
+
+    /// What is left when no more bytes come: a last line without an end.
+    pub fn remainder(&mut self) -> BytesMut {
+        self.searched = 0;
+        std::mem::take(&mut self.buffer)
+    }
+}
+
+/// Finds the data of server-sent events, as the HTML standard defines the format. Comments, ids and event names are
+/// passed over.
+#[derive(Debug, Default)]
+pub struct SseDecoder {
+    lines: LineDecoder,
+    data: Option<Vec<u8>>,
+}
+
+impl SseDecoder {
+    /// Takes more bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.lines.push(bytes);
+    }
+
+    /// The data of the next event.
+    ///
+    /// # Errors
+    /// A line or the data of an event is too long.
+    pub fn next_event(&mut self) -> Result<Option<Vec<u8>>, LineTooLong> {
+        while let Some(line) = self.lines.next_line()? {
+            if line.is_empty() {
+                if let Some(data) = self.data.take() {
+                    return Ok(Some(data));
+                }
+                continue;
+            }
+            let Some(value) = line.strip_prefix(b"data") else {
+                continue;
+            };
+            let value = match value {
+                [] => value,
+                [b':', b' ', rest @ ..] | [b':', rest @ ..] => rest,
+                // A field whose name merely begins with "data".
+                _ => continue,
+            };
+            let data = match &mut self.data {
+                Some(data) => {
+                    data.push(b'\n');
+                    data
+                }
+                none => none.insert(Vec::new()),
+            };
+            data.extend_from_slice(value);
+            if data.len() > MAX_LINE {
+                return Err(LineTooLong);
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(stream: &[u8], split: usize) -> Vec<String> {
+        let mut decoder = SseDecoder::default();
+        let mut events = Vec::new();
+        for chunk in stream.chunks(split) {
+            decoder.push(chunk);
+            while let Some(event) = decoder.next_event().unwrap() {
+                events.push(String::from_utf8(event).unwrap());
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn any_split_of_a_stream_gives_the_same_events() {
+        let stream = "\
+            : a comment\r\n\
+            data: {\"a\":1}\r\n\r\n\
+            event: x\ndata:two\ndata: lines\nid: 7\n\n\
+            data: caf\u{e9}\r\r\
+            datax: no\n\n\
+            data\n\n\
+            data: [DONE]\n\n\
+            data: never ended";
+        let expected = ["{\"a\":1}", "two\nlines", "caf\u{e9}", "", "[DONE]"];
+        for split in 1..=stream.len() {
+            assert_eq!(events(stream.as_bytes(), split), expected, "split at {split}");
+        }
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_left_over() {
+        let mut lines = LineDecoder::default();
+        lines.push(b"one\ntwo");
+        assert_eq!(lines.next_line().unwrap().unwrap(), "one");
+        assert_eq!(lines.next_line().unwrap(), None);
+        assert_eq!(lines.remainder(), "two");
+    }
+
+    #[test]
+    fn a_line_that_never_ends_is_refused() {
+        let mut decoder = SseDecoder::default();
+        decoder.push(b"data: ");
+        for _ in 0..=MAX_LINE / 1024 {
+            decoder.push(&[b'x'; 1024]);
+        }
+        assert_eq!(decoder.next_event(), Err(LineTooLong));
+    }
+}

@@ -1,0 +1,159 @@
+//! The HTTP client that all upstream calls share.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use service_kit::config::Secret;
+use service_kit::serving::ServeError;
+use service_kit::telemetry::propagation;
+use tracing::Span;
+
+use super::UpstreamError;
+
+/// The largest answer that is taken from an upstream, in bytes.
+pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// The largest error body that is read.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Posts JSON to upstreams. Clones share one pool of connections.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    client: Client,
+}
+
+impl HttpClient {
+    /// A client with an empty pool.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new() -> Result<Self, ServeError> {
+        // A second installation, by another service of the same process, changes nothing.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .tcp_nodelay(true)
+            // Upstreams are named in the configuration: a proxy or a redirect would send prompts elsewhere.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("ai-platform/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| ServeError::set_up("the HTTP client", error))?;
+        Ok(Self { client })
+    }
+
+    /// Posts a request. Returns the response when its status is 2xx and its content type is `expected`.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        body: &Value,
+        api_key: Option<&Secret>,
+        expected: &'static str,
+    ) -> Result<Response, UpstreamError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(expected));
+        if let Some(key) = api_key {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose()))
+                .map_err(|_| UpstreamError::Unsupported("the tier's api_key cannot be sent".into()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        propagation::inject(&Span::current(), &mut headers);
+        let request = self.client.post(url).headers(headers).json(body);
+        let response = request.send().await.map_err(|error| UpstreamError::of_client(&error))?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        match content_type {
+            Some(content_type) if content_type.starts_with(expected) => Ok(response),
+            Some(other) => {
+                Err(UpstreamError::Protocol(format!("content type {other} instead of {expected}")))
+            }
+            None => Err(UpstreamError::Protocol(format!("no content type, {expected} expected"))),
+        }
+    }
+}
+
+/// Reads a whole body of at most [`MAX_ANSWER_BYTES`].
+pub(super) async fn whole(response: Response) -> Result<Bytes, UpstreamError> {
+    read(response, MAX_ANSWER_BYTES).await
+}
+
+async fn read(mut response: Response, limit: usize) -> Result<Bytes, UpstreamError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| UpstreamError::of_client(&error))? {
+        if body.len() + chunk.len() > limit {
+            return Err(UpstreamError::Protocol(format!("answer over {limit} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+async fn refusal(response: Response) -> UpstreamError {
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(Duration::from_secs);
+    // A status whose body cannot be read is a status all the same.
+    let body = read(response, MAX_ERROR_BYTES).await.unwrap_or_default();
+    let (code, message) = describe(&body);
+    UpstreamError::of_status(status, &code, &message, retry_after)
+}
+
+/// Finds the code and the message in an error body of any of the shapes in use: OpenAI's and MAX Serve's
+/// `{"error": {"code", "type", "message"}}`, Ollama's `{"error": "…"}`, FastAPI's `{"detail": …}`.
+pub(super) fn describe(body: &[u8]) -> (String, String) {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Option<Value>,
+        detail: Option<Value>,
+    }
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let Ok(body) = serde_json::from_slice::<Body>(body) else {
+        return (String::new(), "no JSON in the error".into());
+    };
+    match (body.error, body.detail) {
+        (Some(Value::Object(error)), _) => {
+            let field = |name: &str| error.get(name).filter(|value| !value.is_null()).map(text);
+            (
+                field("code").or_else(|| field("type")).unwrap_or_default(),
+                field("message").unwrap_or_default(),
+            )
+        }
+        (Some(error), _) => (String::new(), text(&error)),
+        (None, Some(detail)) => (String::new(), text(&detail)),
+        (None, None) => (String::new(), "no error in the error".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_bodies_of_all_shapes_are_understood() {
+        let cases = [
+            (r#"{"error":{"code":"400","message":"m","type":"t"}}"#, ("400", "m")),
+            (r#"{"error":{"code":null,"message":"m","type":"t"}}"#, ("t", "m")),
+            (r#"{"error":"model 'x' not found"}"#, ("", "model 'x' not found")),
+            (r#"{"detail":"Not Found"}"#, ("", "Not Found")),
+            (r#"{"detail":[{"msg":"x"}]}"#, ("", r#"[{"msg":"x"}]"#)),
+            ("<html>", ("", "no JSON in the error")),
+        ];
+        for (body, expected) in cases {
+            let (code, message) = describe(body.as_bytes());
+            assert_eq!((code.as_str(), message.as_str()), expected);
+        }
+    }
+}

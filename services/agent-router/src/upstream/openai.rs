@@ -1,0 +1,231 @@
+//! The OpenAI protocol, as MAX Serve speaks it.
+
+mod request;
+mod stream;
+
+use aiplatform_proto::inference::v1::{FinishReason, ToolCall, Usage};
+use resilience::Deadline;
+use serde::Deserialize;
+use service_kit::config::{Endpoint, Secret};
+use tracing::Instrument as _;
+
+use super::http_client::{HttpClient, whole};
+use super::span::AttemptSpan;
+use super::{UpstreamError, http_client};
+use crate::answer::{Answer, AnswerStream, Origin, Pieces, assistant_message};
+use crate::chat::Chat;
+use crate::settings::{ModelTier, Timeouts};
+pub use stream::OpenAiStream;
+
+const PROVIDER: &str = "modular.max";
+
+/// One server and the model to ask it for.
+#[derive(Debug)]
+pub struct OpenAiBackend {
+    client: HttpClient,
+    url: String,
+    authority: String,
+    model: String,
+    api_key: Option<Secret>,
+    timeouts: Timeouts,
+}
+
+impl OpenAiBackend {
+    /// The backend at an endpoint of a tier.
+    pub fn new(client: HttpClient, endpoint: &Endpoint, tier: &ModelTier) -> Self {
+        Self {
+            client,
+            url: endpoint.at("/v1/chat/completions"),
+            authority: endpoint.authority(),
+            model: tier.model.clone(),
+            api_key: tier.api_key.clone(),
+            timeouts: tier.timeouts,
+        }
+    }
+
+    /// Asks for a whole answer.
+    pub async fn chat(&self, chat: &Chat, deadline: Deadline) -> Result<Answer, UpstreamError> {
+        let mut attempt = AttemptSpan::new(PROVIDER, &self.model, &self.authority, false, deadline);
+        let result = self.ask(chat).instrument(attempt.span().clone()).await;
+        match &result {
+            Ok(answer) => attempt.succeed(answer.finish_reason, answer.usage.as_ref()),
+            Err(error) => attempt.fail(error),
+        }
+        result
+    }
+
+    async fn ask(&self, chat: &Chat) -> Result<Answer, UpstreamError> {
+        let body = request::body(chat, &self.model, false);
+        let response = self.client.post(&self.url, &body, self.api_key.as_ref(), "application/json").await?;
+        let body = whole(response).await?;
+        let malformed =
+            |error: serde_json::Error| UpstreamError::Protocol(format!("malformed answer: {error}"));
+        let completion: Completion = serde_json::from_slice(&body).map_err(malformed)?;
+        completion.into_answer()
+    }
+
+    /// Asks for a streamed answer and waits for its first content.
+    pub async fn open(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
+        let mut attempt = AttemptSpan::new(PROVIDER, &self.model, &self.authority, true, deadline);
+        let body = request::body(chat, &self.model, true);
+        let posted = self.client.post(&self.url, &body, self.api_key.as_ref(), "text/event-stream");
+        let response = match posted.instrument(attempt.span().clone()).await {
+            Ok(response) => response,
+            Err(error) => {
+                attempt.fail(&error);
+                return Err(error);
+            }
+        };
+        let mut stream = OpenAiStream::new(response, attempt);
+        let first = stream.first().await?;
+        Ok(AnswerStream {
+            first,
+            origin: Origin::model(stream.model().unwrap_or(&self.model)),
+            rest: Pieces::OpenAi(Box::new(stream)),
+            idle_timeout: self.timeouts.idle,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Completion {
+    model: Option<String>,
+    #[serde(default)]
+    choices: Vec<Choice>,
+    usage: Option<WireUsage>,
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Choice {
+    message: WireMessage,
+    finish_reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireMessage {
+    content: Option<String>,
+    reasoning: Option<String>,
+    reasoning_content: Option<String>,
+    tool_calls: Option<Vec<WireToolCall>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireToolCall {
+    id: Option<String>,
+    function: WireFunction,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireFunction {
+    name: Option<String>,
+    arguments: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct WireUsage {
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u64>,
+}
+
+impl Completion {
+    fn into_answer(self) -> Result<Answer, UpstreamError> {
+        if let Some(error) = self.error.filter(|error| !error.is_null()) {
+            let body = serde_json::json!({ "error": error }).to_string();
+            let (_, message) = http_client::describe(body.as_bytes());
+            return Err(UpstreamError::Interrupted(message));
+        }
+        let choice = self.choices.into_iter().next();
+        let choice = choice.ok_or_else(|| UpstreamError::Protocol("an answer without choices".into()))?;
+        let message = choice.message;
+        let tool_calls = message.tool_calls.into_iter().flatten().map(|call| ToolCall {
+            id: call.id.unwrap_or_default(),
+            name: call.function.name.unwrap_or_default(),
+            arguments: call.function.arguments.unwrap_or_default(),
+        });
+        let tool_calls = tool_calls.collect();
+        let reasoning = message.reasoning.or(message.reasoning_content).unwrap_or_default();
+        let mut answer = assistant_message(message.content.unwrap_or_default());
+        answer.tool_calls = tool_calls;
+        answer.reasoning = reasoning;
+        Ok(Answer {
+            message: answer,
+            finish_reason: finish_reason(choice.finish_reason.as_deref()),
+            usage: self.usage.map(Into::into),
+            origin: Origin::model(self.model.as_deref().unwrap_or_default()),
+        })
+    }
+}
+
+impl From<WireUsage> for Usage {
+    fn from(usage: WireUsage) -> Self {
+        Self {
+            input_tokens: usage.prompt_tokens,
+            output_tokens: usage.completion_tokens,
+            cached_input_tokens: usage
+                .prompt_tokens_details
+                .and_then(|details| details.cached_tokens)
+                .unwrap_or(0),
+            reasoning_tokens: usage
+                .completion_tokens_details
+                .and_then(|details| details.reasoning_tokens)
+                .unwrap_or(0),
+        }
+    }
+}
+
+fn finish_reason(name: Option<&str>) -> FinishReason {
+    match name {
+        Some("stop") => FinishReason::Stop,
+        Some("length") => FinishReason::Length,
+        Some("tool_calls" | "function_call") => FinishReason::ToolCalls,
+        Some("content_filter") => FinishReason::ContentFilter,
+        Some(_) | None => FinishReason::Unspecified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As MAX Serve 26.6 sends it, shortened.
+    const UNARY: &str = r#"{"id":"9e67","choices":[{"finish_reason":"stop","index":0,
+        "logprobs":{"content":[],"refusal":[]},"message":{"content":"hello","refusal":"","role":"assistant",
+        "annotations":null,"tool_calls":null,"reasoning":null,"reasoning_content":null}}],"created":1795436768,
+        "model":"tiny","object":"chat.completion","usage":{"completion_tokens":5,"prompt_tokens":3,"total_tokens":8,
+        "completion_tokens_details":{"audio_tokens":null,"reasoning_tokens":0},
+        "prompt_tokens_details":{"cached_tokens":2,"audio_tokens":null}}}"#;
+
+    #[test]
+    fn a_recorded_answer_is_understood() {
+        let completion: Completion = serde_json::from_str(UNARY).unwrap();
+        let answer = completion.into_answer().unwrap();
+        assert_eq!(crate::answer::text_of(&answer.message), "hello");
+        assert_eq!(answer.finish_reason, FinishReason::Stop);
+        let usage = answer.usage.unwrap();
+        assert_eq!((usage.input_tokens, usage.output_tokens, usage.cached_input_tokens), (3, 5, 2));
+        assert_eq!(&*answer.origin.upstream_model, "tiny");
+    }
+
+    #[test]
+    fn an_error_or_nothing_in_the_place_of_an_answer_is_a_failure() {
+        let error: Completion = serde_json::from_str(r#"{"error":{"message":"worker died"}}"#).unwrap();
+        assert_eq!(error.into_answer().unwrap_err(), UpstreamError::Interrupted("worker died".into()));
+        let empty: Completion = serde_json::from_str(r#"{"choices":[]}"#).unwrap();
+        assert_eq!(empty.into_answer().unwrap_err().kind(), "protocol");
+    }
+}

@@ -1,0 +1,205 @@
+//! A chat as the body of a chat completion request.
+//!
+//! Only what the client or the agent asked for is sent: MAX Serve refuses fields that it does not know.
+
+use aiplatform_proto::inference::v1::{
+    ContentPart, Message, ResponseFormat, Role, Sampling, Tool, ToolCall, ToolChoice, ToolChoiceMode,
+    content_part, response_format, tool_choice,
+};
+use aiplatform_proto::json::to_json_object;
+use serde_json::{Map, Value, json};
+
+use crate::chat::Chat;
+
+pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Value {
+    let request = chat.request();
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    body.insert("messages".into(), chat.messages().map(message).collect());
+    body.insert("stream".into(), streaming.into());
+    if streaming {
+        body.insert("stream_options".into(), json!({ "include_usage": true }));
+    }
+    if let Some(sampling) = &request.sampling {
+        add_sampling(&mut body, sampling);
+    }
+    if !request.tools.is_empty() {
+        body.insert("tools".into(), request.tools.iter().map(tool).collect());
+    }
+    if let Some(choice) = request.tool_choice.as_ref().and_then(tool_choice) {
+        body.insert("tool_choice".into(), choice);
+    }
+    if let Some(format) = request.response_format.as_ref().and_then(response_format) {
+        body.insert("response_format".into(), format);
+    }
+    if let Some(extra) = &request.extra_body {
+        body.extend(to_json_object(extra));
+    }
+    body.into()
+}
+
+fn message(message: &Message) -> Value {
+    let mut json = Map::new();
+    let role = match message.role() {
+        Role::System => "system",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+        Role::User | Role::Unspecified => "user",
+    };
+    json.insert("role".into(), role.into());
+    json.insert("content".into(), content(&message.content));
+    if !message.name.is_empty() {
+        json.insert("name".into(), message.name.as_str().into());
+    }
+    if !message.tool_calls.is_empty() {
+        json.insert("tool_calls".into(), message.tool_calls.iter().map(tool_call).collect());
+    }
+    if !message.tool_call_id.is_empty() {
+        json.insert("tool_call_id".into(), message.tool_call_id.as_str().into());
+    }
+    json.into()
+}
+
+/// A single text is sent as a string, which every server and chat template takes.
+fn content(parts: &[ContentPart]) -> Value {
+    match parts {
+        [] => Value::Null,
+        [ContentPart { part: Some(content_part::Part::Text(text)) }] => text.as_str().into(),
+        parts => parts.iter().filter_map(part).collect(),
+    }
+}
+
+fn part(part: &ContentPart) -> Option<Value> {
+    Some(match part.part.as_ref()? {
+        content_part::Part::Text(text) => json!({ "type": "text", "text": text }),
+        content_part::Part::ImageUrl(url) => {
+            json!({ "type": "image_url", "image_url": { "url": url } })
+        }
+    })
+}
+
+fn tool_call(call: &ToolCall) -> Value {
+    json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } })
+}
+
+fn tool(tool: &Tool) -> Value {
+    let mut function = Map::new();
+    function.insert("name".into(), tool.name.as_str().into());
+    if !tool.description.is_empty() {
+        function.insert("description".into(), tool.description.as_str().into());
+    }
+    if let Some(parameters) = &tool.parameters {
+        function.insert("parameters".into(), to_json_object(parameters).into());
+    }
+    json!({ "type": "function", "function": function })
+}
+
+fn tool_choice(choice: &ToolChoice) -> Option<Value> {
+    match choice.choice.as_ref()? {
+        tool_choice::Choice::Function(name) => {
+            Some(json!({ "type": "function", "function": { "name": name } }))
+        }
+        tool_choice::Choice::Mode(mode) => match ToolChoiceMode::try_from(*mode).unwrap_or_default() {
+            ToolChoiceMode::Unspecified => None,
+            ToolChoiceMode::Auto => Some("auto".into()),
+            ToolChoiceMode::None => Some("none".into()),
+            ToolChoiceMode::Required => Some("required".into()),
+        },
+    }
+}
+
+fn response_format(format: &ResponseFormat) -> Option<Value> {
+    Some(match format.format.as_ref()? {
+        response_format::Format::JsonObject(_) => json!({ "type": "json_object" }),
+        response_format::Format::JsonSchema(schema) => json!({
+            "type": "json_schema",
+            "json_schema": {
+                "name": schema.name,
+                "schema": schema.schema.as_ref().map(to_json_object),
+                "strict": schema.strict,
+            },
+        }),
+    })
+}
+
+fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
+    let fields = [
+        ("temperature", sampling.temperature.map(Value::from)),
+        ("top_p", sampling.top_p.map(Value::from)),
+        ("top_k", sampling.top_k.map(Value::from)),
+        ("max_tokens", sampling.max_tokens.map(Value::from)),
+        ("seed", sampling.seed.map(Value::from)),
+        ("presence_penalty", sampling.presence_penalty.map(Value::from)),
+        ("frequency_penalty", sampling.frequency_penalty.map(Value::from)),
+        ("stop", (!sampling.stop.is_empty()).then(|| Value::from(sampling.stop.clone()))),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            body.insert(name.into(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::tests::{chat, user};
+    use aiplatform_proto::inference::v1::JsonObjectFormat;
+
+    #[test]
+    fn a_plain_question_sends_nothing_that_was_not_asked_for() {
+        let expected = json!({
+            "model": "m", "stream": false,
+            "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+        });
+        assert_eq!(body(&chat(Some("be brief"), |_| {}), "m", false), expected);
+    }
+
+    #[test]
+    fn everything_that_was_asked_for_is_sent() {
+        let schema = prost_types::Struct::default();
+        let chat = chat(None, |request| {
+            request.messages = vec![
+                user("a"),
+                Message {
+                    role: Role::Assistant.into(),
+                    tool_calls: vec![ToolCall { id: "1".into(), name: "f".into(), arguments: "{}".into() }],
+                    ..Message::default()
+                },
+                Message { role: Role::Tool.into(), tool_call_id: "1".into(), ..user("42") },
+            ];
+            request.sampling = Some(Sampling {
+                temperature: Some(0.5),
+                max_tokens: Some(7),
+                stop: vec!["x".into()],
+                seed: Some(-1),
+                ..Sampling::default()
+            });
+            request.tools =
+                vec![Tool { name: "f".into(), parameters: Some(schema.clone()), ..Tool::default() }];
+            request.tool_choice =
+                Some(ToolChoice { choice: Some(tool_choice::Choice::Function("f".into())) });
+            request.response_format = Some(ResponseFormat {
+                format: Some(response_format::Format::JsonObject(JsonObjectFormat::default())),
+            });
+            let logprobs = prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) };
+            request.extra_body =
+                Some(prost_types::Struct { fields: [("logprobs".to_owned(), logprobs)].into() });
+        });
+        let expected = json!({
+            "model": "m", "stream": true, "stream_options": {"include_usage": true},
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": null,
+                 "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                {"role": "tool", "content": "42", "tool_call_id": "1"},
+            ],
+            "temperature": 0.5, "max_tokens": 7, "stop": ["x"], "seed": -1,
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "response_format": {"type": "json_object"},
+            "logprobs": true,
+        });
+        assert_eq!(body(&chat, "m", true), expected);
+    }
+}
