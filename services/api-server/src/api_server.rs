@@ -1,0 +1,101 @@
+//! The service as a whole: what is bound, what runs, what ends it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aiplatform_proto::FILE_DESCRIPTOR_SET;
+use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
+use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
+use service_kit::cli::Service;
+use service_kit::health::{DEPENDENCIES, Health};
+use service_kit::layer::{CallLayer, Limits};
+use service_kit::metrics::{Registry, registry};
+use service_kit::serving::{Background, Listener, ServeError};
+use service_kit::shutdown::{Shutdown, ShutdownConfig};
+use service_kit::telemetry::{Telemetry, TelemetryConfig};
+use service_kit::{admin, grpc};
+
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::rest;
+use crate::service::ControlPlane;
+
+/// A bound api-server.
+#[derive(Debug)]
+pub struct ApiServer {
+    grpc: Listener,
+    http: Listener,
+    admin: Listener,
+    registry: Registry,
+    fleet: Arc<Fleet>,
+}
+
+impl Service for ApiServer {
+    const NAME: &'static str = "api-server";
+    const ABOUT: &'static str = "The control plane: breakers and chains of the whole fleet";
+    type Config = Config;
+
+    fn telemetry(config: &Config) -> &TelemetryConfig {
+        &config.telemetry
+    }
+
+    fn shutdown(config: &Config) -> ShutdownConfig {
+        config.shutdown.clone()
+    }
+
+    fn health_address(config: &Config) -> SocketAddr {
+        config.api_server.grpc_listen.0
+    }
+
+    async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {
+        let mut registry = registry(Self::NAME, env!("CARGO_PKG_VERSION"));
+        telemetry.register(&mut registry);
+        Self::bind_with(&config, registry).await
+    }
+
+    fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("grpc", self.grpc.address), ("http", self.http.address), ("admin", self.admin.address)]
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
+        let Self { grpc, http, admin, mut registry, fleet } = self;
+        let layer = CallLayer::new(Limits::default(), shutdown.clone(), &mut registry);
+        let services = [
+            "aiplatform.resilience.v1.CircuitBreakerService",
+            "aiplatform.resilience.v1.FallbackChainService",
+        ];
+        let health = Health::new(&services, DEPENDENCIES).await;
+        let background = Background::new();
+        health.watch_runtime(&background)?;
+
+        let control_plane = ControlPlane::new(Arc::clone(&fleet));
+        let routes = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
+            .add_service(CircuitBreakerServiceServer::new(control_plane.clone()))
+            .add_service(FallbackChainServiceServer::new(control_plane));
+
+        health.ready().await;
+        let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
+        let servers = async {
+            let grpc = grpc::serve(grpc, routes, layer, health, shutdown.clone(), None);
+            tokio::try_join!(grpc, rest::serve(http, fleet, shutdown.clone())).map(|((), ())| ())
+        };
+        background.end_with(servers, admin).await
+    }
+}
+
+impl ApiServer {
+    /// Binds the listeners, with metrics in `registry`.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or a replica's address cannot be used.
+    pub async fn bind_with(config: &Config, registry: Registry) -> Result<Self, ServeError> {
+        let section = &config.api_server;
+        Ok(Self {
+            fleet: Arc::new(Fleet::new(&section.routers, section.replica_timeout.0)?),
+            grpc: Listener::bind("gRPC", section.grpc_listen).await?,
+            http: Listener::bind("HTTP", section.http_listen).await?,
+            admin: Listener::bind("the admin endpoint", section.admin_listen).await?,
+            registry,
+        })
+    }
+}

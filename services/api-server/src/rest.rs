@@ -1,0 +1,135 @@
+//! The control plane over HTTP, for people and scripts.
+
+mod view;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use service_kit::serving::{Listener, ServeError};
+use service_kit::shutdown::Shutdown;
+use service_kit::status::reason_of;
+use tonic::{Code, Status};
+
+use crate::fleet::Fleet;
+
+/// Serves HTTP until the shutdown closes listeners and what was in flight has ended.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(listener: Listener, fleet: Arc<Fleet>, shutdown: Shutdown) -> Result<(), ServeError> {
+    let router = Router::new()
+        .route("/circuit-breakers", get(circuit_breakers))
+        .route("/fallback-chain/stats", get(fallback_chain_stats))
+        .fallback(async || {
+            Failure::not_found("no such path; there are /circuit-breakers and /fallback-chain/stats")
+        })
+        .with_state(fleet);
+    let closing = shutdown.closing().clone();
+    let server = axum::serve(listener.listener, router)
+        .with_graceful_shutdown(async move { closing.cancelled().await });
+    // A client that holds its connection open must not hold the process.
+    shutdown.abort().run_until_cancelled(async { server.await }).await.unwrap_or(Ok(()))?;
+    Ok(())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BreakersQuery {
+    replica: String,
+}
+
+async fn circuit_breakers(
+    State(fleet): State<Arc<Fleet>>,
+    query: Result<Query<BreakersQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<view::CircuitBreakers>, Failure> {
+    let Query(query) = query.map_err(|error| Failure::bad_request(&error.body_text()))?;
+    let found = fleet.circuit_breakers(&query.replica, &[]).await?;
+    Ok(Json(view::CircuitBreakers::of(found, SystemTime::now())))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct StatsQuery {
+    agent: String,
+    replica: String,
+}
+
+async fn fallback_chain_stats(
+    State(fleet): State<Arc<Fleet>>,
+    query: Result<Query<StatsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<view::Stats>, Failure> {
+    let Query(query) = query.map_err(|error| Failure::bad_request(&error.body_text()))?;
+    let found = fleet.fallback_chain_stats(&query.agent, &query.replica).await?;
+    Ok(Json(found.into()))
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorBody {
+    error: ErrorDetail,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorDetail {
+    reason: String,
+    message: String,
+}
+
+/// A request that failed.
+#[derive(Debug)]
+struct Failure {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Failure {
+    fn new(status: StatusCode, reason: &str, message: &str) -> Self {
+        let error = ErrorDetail { reason: reason.to_owned(), message: message.to_owned() };
+        Self { status, body: ErrorBody { error } }
+    }
+
+    fn bad_request(message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
+    }
+
+    fn not_found(message: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "PATH_NOT_FOUND", message)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let code = match status.code() {
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::DataLoss
+            | Code::Unauthenticated => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let reason = reason_of(&status).unwrap_or_else(|| "INTERNAL".to_owned());
+        Self::new(code, &reason, status.message())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

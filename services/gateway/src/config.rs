@@ -1,0 +1,77 @@
+//! The gateway's sections of the configuration.
+
+use serde::{Deserialize, Serialize};
+use service_kit::config::{Endpoint, EnvVar, ListenAddress, Parse, Problems, ServiceConfig, comma_separated};
+use service_kit::security::SecurityConfig;
+use service_kit::shutdown::ShutdownConfig;
+use service_kit::telemetry::TelemetryConfig;
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Addresses, routers, limits.
+    pub gateway: GatewayConfig,
+    /// Who may reach the listeners.
+    pub security: SecurityConfig,
+    /// How the process ends.
+    pub shutdown: ShutdownConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+/// The `gateway` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Where gRPC is served.
+    pub grpc_listen: ListenAddress,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub admin_listen: ListenAddress,
+    /// The agent-routers. Requests take turns between them.
+    #[serde(deserialize_with = "comma_separated")]
+    pub routers: Vec<Endpoint>,
+    /// What the gateway answers when no router can be reached.
+    pub degraded_message: String,
+    /// The largest request that is accepted, in bytes.
+    pub max_request_bytes: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            grpc_listen: ListenAddress::loopback(50051),
+            admin_listen: ListenAddress::loopback(9464),
+            routers: "http://127.0.0.1:50052".parse().into_iter().collect(),
+            degraded_message: "Service temporarily unavailable".into(),
+            max_request_bytes: 1024 * 1024,
+        }
+    }
+}
+
+/// The environment variables of the gateway's own section.
+pub const ENVIRONMENT: &[EnvVar] =
+    &[EnvVar::new("DEGRADED_MESSAGE", "gateway.degraded_message", Parse::Text)];
+
+impl ServiceConfig for Config {
+    const ENVIRONMENT: &'static [&'static [EnvVar]] =
+        &[ENVIRONMENT, ShutdownConfig::ENVIRONMENT, TelemetryConfig::ENVIRONMENT];
+
+    fn check(&self, problems: &mut Problems) {
+        let section = &self.gateway;
+        self.security.check("gateway.grpc_listen", section.grpc_listen, problems);
+        self.security.check("gateway.admin_listen", section.admin_listen, problems);
+        problems.require(
+            !section.routers.is_empty(),
+            "gateway.routers",
+            "[]",
+            "must name at least one agent-router",
+        );
+        let message = &section.degraded_message;
+        problems.require(!message.is_empty(), "gateway.degraded_message", "\"\"", "must not be empty");
+        let largest = section.max_request_bytes;
+        problems.require(largest >= 1024, "gateway.max_request_bytes", largest, "must be at least 1024");
+        self.shutdown.check(problems);
+        self.telemetry.check(problems);
+    }
+}

@@ -1,0 +1,98 @@
+//! The service as a whole: what is bound, what runs, what ends it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aiplatform_proto::FILE_DESCRIPTOR_SET;
+use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
+use service_kit::cli::Service;
+use service_kit::health::{DEPENDENCIES, Health};
+use service_kit::layer::{CallLayer, Limits};
+use service_kit::metrics::{Registry, registry};
+use service_kit::serving::{Background, Listener, ServeError};
+use service_kit::shutdown::{Shutdown, ShutdownConfig};
+use service_kit::telemetry::{Telemetry, TelemetryConfig};
+use service_kit::{admin, grpc};
+
+use crate::config::Config;
+use crate::routers::Routers;
+use crate::service::Inference;
+
+/// How old a client's connection may become. Drawn once a process from ±10 % around this, so that the clients of one
+/// replica do not all come back at once.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(15 * 60);
+/// The largest answer that is taken from a router.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+
+/// A bound gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    grpc: Listener,
+    admin: Listener,
+    registry: Registry,
+}
+
+impl Service for Gateway {
+    const NAME: &'static str = "gateway";
+    const ABOUT: &'static str = "The public edge: answers every chat, through a router or by itself";
+    type Config = Config;
+
+    fn telemetry(config: &Config) -> &TelemetryConfig {
+        &config.telemetry
+    }
+
+    fn shutdown(config: &Config) -> ShutdownConfig {
+        config.shutdown.clone()
+    }
+
+    fn health_address(config: &Config) -> SocketAddr {
+        config.gateway.grpc_listen.0
+    }
+
+    async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {
+        let mut registry = registry(Self::NAME, env!("CARGO_PKG_VERSION"));
+        telemetry.register(&mut registry);
+        Self::bind_with(config, registry).await
+    }
+
+    fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("grpc", self.grpc.address), ("admin", self.admin.address)]
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
+        let Self { config, grpc, admin, mut registry } = self;
+        let section = config.gateway;
+        let routers = Arc::new(Routers::new(&section.routers, MAX_ANSWER_BYTES, &mut registry)?);
+        let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
+        let layer = CallLayer::new(limits, shutdown.clone(), &mut registry);
+        let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
+
+        let background = Background::new();
+        health.watch_runtime(&background)?;
+        background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
+
+        let inference = InferenceServiceServer::new(Inference::new(routers, &section.degraded_message))
+            .max_decoding_message_size(section.max_request_bytes)
+            .max_encoding_message_size(MAX_ANSWER_BYTES);
+        let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference);
+        let age = MAX_CONNECTION_AGE.mul_f64(rand::random_range(0.9..1.1));
+
+        health.ready().await;
+        let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
+        background.end_with(grpc::serve(grpc, services, layer, health, shutdown, Some(age)), admin).await
+    }
+}
+
+impl Gateway {
+    /// Binds the listeners, with metrics in `registry`.
+    ///
+    /// # Errors
+    /// An address cannot be bound.
+    pub async fn bind_with(config: Config, registry: Registry) -> Result<Self, ServeError> {
+        let grpc = Listener::bind("gRPC", config.gateway.grpc_listen).await?;
+        let admin = Listener::bind("the admin endpoint", config.gateway.admin_listen).await?;
+        Ok(Self { config, grpc, admin, registry })
+    }
+}
