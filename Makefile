@@ -1,0 +1,49 @@
+# Each target sets up what it needs. `make help` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Parallel builds are cargo's business.
+.NOTPARALLEL:
+
+ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
+
+.PHONY: run
+run: ## Start the whole suite in one process, with simulated models (ARGS="--config FILE")
+	cargo run --locked --package all-in-one --bin ai-platform -- $(ARGS)
+
+.PHONY: test
+test: ## Run all tests, unit and end to end; installs redis-server if need be
+	tests/setup --for test
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace $(ARGS)
+
+.PHONY: lint
+lint: ## Check format, lints, protos, dependencies, scripts and the rules of the architecture
+	tests/setup --for lint
+	tests/lint
+
+.PHONY: interop
+interop: ## Run the suite against real third-party tools (ARGS="--only grpcurl,docker", "--list", "--fast")
+	tests/setup --for interop
+	cargo build --locked --workspace --bins
+	tests/interop/run $(ARGS)
+
+.PHONY: images
+images: ## Build the container images
+	docker build -f deploy/docker/Dockerfile --target gateway -t ai-platform/gateway .
+	docker build -f deploy/docker/Dockerfile --target agent-router -t ai-platform/agent-router .
+	docker build -f deploy/docker/Dockerfile --target api-server -t ai-platform/api-server .
+	docker build -f deploy/docker/Dockerfile --target upstream-sim -t ai-platform/upstream-sim .
+
+.PHONY: breaking
+breaking: ## Check the protos for changes that break clients of a release (AGAINST=v0.1.0)
+	@test -n "$(AGAINST)" || { echo "make breaking AGAINST=<git tag or branch>" >&2; exit 2; }
+	@. tests/tools.sh && need_buf && "$$BUF" breaking proto --against ".git#ref=$(AGAINST),subdir=proto"
+
+.PHONY: clean
+clean: ## Remove everything that was built, the tools in target/tools included
+	cargo clean
