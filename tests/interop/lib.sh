@@ -199,6 +199,17 @@ expect_tier() {
     esac
 }
 
+# expect_refusal CODE REASON TEXT [MORE-JSON]: a chat must fail with this gRPC status and this reason in its ErrorInfo.
+expect_refusal() {
+    local refused
+    refused=$(chat "$3" "${4:-{\}}" -format-error 2>&1) && fail "\"${3:0:40}\" was answered all the same: $refused"
+    # grpcurl prefixes its JSON with a word, and leaves what reflection does not describe to it in base64.
+    refused=$(sed -n '/{/,$p' <<<"$refused")
+    holds ".code == $1" "$refused" "gRPC status"
+    holds "[.details[]? | select(.\"@type\" | endswith(\"/google.rpc.ErrorInfo\")) | .reason // (.\"@value\" | @base64d)]
+        | any(contains(\"$2\"))" "$refused" "reason in the details"
+}
+
 served_by() { [ "$(chat "$2" | jq -r .servedBy.tier)" = "$1" ]; }
 
 # expect_stream TIER TEXT [MORE-JSON]: start by that tier, deltas with text, one end.

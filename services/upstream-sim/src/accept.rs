@@ -79,8 +79,8 @@ async fn serve_connection<A: Answers>(
     tokio::select! {
         biased;
         () = conn.dead() => {}
-        () = async { open.cancelled().await; conn.kill(Killed::Down); } => {}
         () = async { shutdown.cancelled().await; conn.kill(Killed::Shutdown); } => {}
+        () = async { open.cancelled().await; conn.kill(Killed::Down); } => {}
         ended = builder.serve_connection(io, service) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended with an error");

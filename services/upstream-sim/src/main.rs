@@ -132,7 +132,14 @@ enum RunError {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { settings, command } = Cli::parse();
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(settings.log_level.clone()).init();
+    // A reader that closes both pipes must not end the process: the subscriber would report the
+    // lost line on stderr, and panic there.
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .log_internal_errors(false)
+        .with_env_filter(settings.log_level.clone())
+        .init();
     match command {
         Some(Command::Healthcheck) => match check_health(settings.control_listen).await {
             Ok(()) => ExitCode::SUCCESS,

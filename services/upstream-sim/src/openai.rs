@@ -116,7 +116,9 @@ impl Protocol for OpenAi {
     }
 
     fn context_length(&self) -> ErrorReply {
-        ErrorReply::new(400, "Input string is larger than tokenizer's max length (9000 > 8192).")
+        let message = "Prompt is too long: 1204 tokens exceeds the configured maximum context length of 512 tokens. \
+                       Please shorten your prompt.";
+        ErrorReply::new(400, message)
     }
 
     fn content_policy(&self) -> ErrorReply {

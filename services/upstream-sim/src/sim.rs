@@ -87,8 +87,10 @@ impl Simulator {
     /// Dropping the future ends it as well.
     pub async fn run(self, shutdown: CancellationToken) {
         let stop = shutdown.child_token();
-        let _stop_when_dropped = stop.clone().drop_guard();
         let _ports = PortsGuard(&self);
+        // Dropped before the ports' guard, so that connections end by the stop and not by a
+        // closed port.
+        let _stop_when_dropped = stop.clone().drop_guard();
         let tracker = TaskTracker::new();
         for upstream in [&self.handle.max, &self.handle.ollama] {
             let port = UpstreamPort(Arc::clone(upstream));

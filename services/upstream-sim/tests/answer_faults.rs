@@ -87,7 +87,7 @@ async fn retry_after_is_sent_as_it_is_given() {
 async fn named_refusals_have_their_status_and_words() {
     let sim = Sim::start().await;
     let cases = [
-        (Max, Fault::ContextLength, 400, "larger than tokenizer's max length"),
+        (Max, Fault::ContextLength, 400, "maximum context length"),
         (Ollama, Fault::ContextLength, 400, "exceeds the context length"),
         (Max, Fault::ContentPolicy, 400, "content policy"),
         (Ollama, Fault::ContentPolicy, 400, "content policy"),
@@ -123,21 +123,21 @@ async fn a_prefix_is_refused_and_other_chats_are_answered() {
 async fn a_slow_first_token_comes_late_after_prompt_headers() {
     let sim = Sim::start().await;
     for kind in KINDS {
-        sim.fault(kind, Fault::SlowFirstToken { delay_ms: 120 });
+        sim.fault(kind, Fault::SlowFirstToken { delay_ms: 300 });
         let start = Instant::now();
         let response = sim.chat(kind, true).await;
-        assert!(start.elapsed() < Duration::from_millis(80), "headers: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(200), "headers: {:?}", start.elapsed());
         let reply = Reply::read(response).await;
-        assert!(reply.times[0] >= Duration::from_millis(80), "{:?}", reply.times[0]);
+        assert!(reply.times[0] >= Duration::from_millis(100), "{:?}", reply.times[0]);
         assert!(reply.is_done());
         assert_eq!(last_end(&sim, kind), End::Completed, "late, but whole");
 
         let start = Instant::now();
         ask(&sim, kind, false).await;
-        assert!(start.elapsed() >= Duration::from_millis(120), "unary: {:?}", start.elapsed());
+        assert!(start.elapsed() >= Duration::from_millis(300), "unary: {:?}", start.elapsed());
         let attempts = sim.handle.attempts(kind);
         assert!(attempts.iter().all(|attempt| attempt.fault == Some("slow_first_token")));
-        assert!(attempts[1].duration_ms >= Some(120));
+        assert!(attempts[1].duration_ms >= Some(300));
     }
 }
 

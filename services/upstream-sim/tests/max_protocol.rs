@@ -233,12 +233,12 @@ async fn tokens_come_at_the_pace_that_is_set() {
     let body = with(chat_body(Max, true), "max_tokens", json!(20));
     let streamed = ask(&sim, &body).await;
     let last = streamed.times.last().expect("parts").as_millis();
-    assert!((95..400).contains(&last), "20 tokens at 200/s took {last} ms");
+    assert!((95..900).contains(&last), "20 tokens at 200/s took {last} ms");
     assert!(streamed.times.len() >= 15, "they come one by one: {}", streamed.times.len());
     let start = tokio::time::Instant::now();
     ask(&sim, &with(body, "stream", json!(false))).await;
     let took = start.elapsed().as_millis();
-    assert!((95..400).contains(&took), "a unary answer took {took} ms");
+    assert!((95..900).contains(&took), "a unary answer took {took} ms");
 }
 
 #[tokio::test]

@@ -169,12 +169,15 @@ where
     };
     if json {
         tracing_subscriber::fmt::layer()
+            // It would write to standard error, and panic where that is closed.
+            .log_internal_errors(false)
             .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
             .event_format(format::Json)
             .with_writer(writer)
             .boxed()
     } else {
         tracing_subscriber::fmt::layer()
+            .log_internal_errors(false)
             .event_format(format::Human)
             .with_ansi(terminal)
             .with_writer(writer)

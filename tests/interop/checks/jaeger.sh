@@ -50,6 +50,7 @@ until_ok 30 "Jaeger is ready" http_ok "http://127.0.0.1:$JAEGER_STATUS/status"
 
 export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:$OTLP OTEL_BSP_SCHEDULE_DELAY=200
 export MAX_SERVE_ENDPOINT=http://127.0.0.1:$SIM_MAX OLLAMA_CPU_ENDPOINT=http://127.0.0.1:$SIM_OLLAMA
+export AIP__TIERS__MAX__MODEL=sim-max AIP__TIERS__OLLAMA__MODEL=sim-ollama
 start upstream-sim "$BIN/upstream-sim"
 until_ok 30 "the simulator is ready" http_ok "http://127.0.0.1:$SIM_MAX/health"
 start_router_and_gateway
@@ -87,3 +88,12 @@ holds "[.[] | select(.name == \"$INFERENCE/Chat\") | .service] | contains([\"gat
 # shellcheck disable=SC2016 # jq's variables, not ours
 holds '([.[].id] + ["b7ad6b7169203331"]) as $ids | [.[] | .parent as $p | $ids | index($p) != null] | all' "$found" \
     "an unbroken tree"
+# Only what the conventions name: spans from inside an HTTP library would bury them, and cost every request.
+holds "[.[].name | . == \"$INFERENCE/Chat\" or startswith(\"chat \")] | all" "$found" "no other spans"
+
+step "SIGTERM ends both with status 0, while Jaeger still listens"
+for service in gateway agent-router; do
+    status=0
+    stop "$service" 30 || status=$?
+    [ "$status" -eq 0 ] || fail "$service ended with status $status"
+done

@@ -101,7 +101,13 @@ impl UpstreamError {
     fn of_refusal(code: &str, message: String) -> Self {
         let text = message.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word) || code.contains(word));
-        if says(&["context length", "context_length", "context window", "prompt is too long"]) {
+        if says(&[
+            "context length",
+            "context_length",
+            "context window",
+            "prompt is too long",
+            "larger than tokenizer's max length",
+        ]) {
             Self::ContextLength(message)
         } else if says(&["content_policy", "content policy", "content_filter"]) {
             Self::ContentPolicy(message)

@@ -26,7 +26,7 @@ use upstream_sim::{Attempt, Fault, SimConfig, SimHandle, Simulator, UpstreamKind
 /// Longest wait for what must happen at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Silence that is taken for a stall.
-const QUIET: Duration = Duration::from_millis(80);
+const QUIET: Duration = Duration::from_millis(200);
 
 pub struct Sim {
     pub max: SocketAddr,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -21,7 +22,13 @@ pub(super) async fn run(address: SocketAddr, service: &str) -> Result<(), String
         .map_err(|error| failed(&error))?;
     let request = HealthCheckRequest { service: service.to_owned() };
     let check = HealthClient::new(channel).check(request).await;
-    let status = check.map_err(|status| format!("{address}: {status}"))?.into_inner().status();
+    let status = match check {
+        Ok(response) => response.into_inner().status(),
+        Err(status) if status.code() == Code::NotFound => {
+            return Err(format!("{address}: there is no health name `{service}`"));
+        }
+        Err(status) => return Err(format!("{address}: {}", status.message())),
+    };
     if status == ServingStatus::Serving {
         return Ok(());
     }

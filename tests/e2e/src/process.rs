@@ -1,0 +1,152 @@
+//! A process of the suite.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// How long a process may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running process whose log is being read.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: Arc<Mutex<Vec<Value>>>,
+    errors: Arc<Mutex<String>>,
+    addresses: BTreeMap<String, SocketAddr>,
+}
+
+/// The path of one of the workspace's binaries.
+///
+/// # Panics
+/// It has not been built.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let path = profile.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
+    path
+}
+
+/// A command without the environment of this process, so that no variable of the machine changes a test.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(binary(name));
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+impl Process {
+    /// Starts a binary with these arguments and variables, and waits until it logs that it is ready.
+    ///
+    /// # Panics
+    /// It does not become ready.
+    pub async fn start(name: &str, arguments: &[&str], variables: &[(&str, String)]) -> Self {
+        let mut child = command(name)
+            .args(arguments)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let (lines, errors) = (Arc::default(), Arc::default());
+        let (sender, mut ready) = watch::channel(false);
+        tokio::spawn(read_log(child.stdout.take().expect("piped"), Arc::clone(&lines), sender));
+        tokio::spawn(read_errors(child.stderr.take().expect("piped"), Arc::clone(&errors)));
+        let started = tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await;
+        let mut process =
+            Self { name: name.to_owned(), child, lines, errors, addresses: BTreeMap::default() };
+        assert!(matches!(started, Ok(Ok(_))), "{name} is not ready\n{}", process.output());
+        process.addresses = process.ready_addresses();
+        process
+    }
+
+    fn ready_addresses(&self) -> BTreeMap<String, SocketAddr> {
+        let line = self.logs().into_iter().find(|line| line["message"] == "ready").expect("it is ready");
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        // The services log one field with all addresses, the simulator one field for each.
+        let pairs: Vec<(String, String)> = match text(&line["addresses"]) {
+            Some(all) => all
+                .split(' ')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(purpose, address)| (purpose.to_owned(), address.to_owned()))
+                .collect(),
+            None => ["max", "ollama", "control"]
+                .iter()
+                .filter_map(|purpose| Some(((*purpose).to_owned(), text(&line[*purpose])?)))
+                .collect(),
+        };
+        pairs.into_iter().map(|(purpose, address)| (purpose, address.parse().expect("an address"))).collect()
+    }
+
+    /// Where it listens for a purpose.
+    pub fn address(&self, purpose: &str) -> SocketAddr {
+        *self.addresses.get(purpose).unwrap_or_else(|| panic!("{} has no {purpose} address", self.name))
+    }
+
+    /// The URL of the address for a purpose.
+    pub fn url(&self, purpose: &str) -> String {
+        format!("http://{}", self.address(purpose))
+    }
+
+    /// The lines that it has logged.
+    pub fn logs(&self) -> Vec<Value> {
+        self.lines.lock().expect("not poisoned").clone()
+    }
+
+    /// All that it has written, for messages of failed tests.
+    pub fn output(&self) -> String {
+        let lines: Vec<String> = self.logs().iter().map(Value::to_string).collect();
+        format!("{}\n{}", lines.join("\n"), self.errors.lock().expect("not poisoned"))
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub async fn signal(&self, signal: &str) {
+        let pid = self.child.id().expect("the process runs").to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().await;
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} cannot be sent to {}", self.name);
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// It does not end.
+    pub async fn wait(&mut self) -> ExitStatus {
+        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => status.expect("a status"),
+            Err(_) => panic!("{} does not end\n{}", self.name, self.output()),
+        }
+    }
+}
+
+async fn read_log(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<Value>>>, ready: watch::Sender<bool>) {
+    let mut reader = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = reader.next_line().await {
+        let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+        let is_ready = value["message"] == "ready";
+        lines.lock().expect("not poisoned").push(value);
+        if is_ready {
+            ready.send_replace(true);
+        }
+    }
+}
+
+async fn read_errors(stream: impl AsyncRead + Unpin, errors: Arc<Mutex<String>>) {
+    let mut reader = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = reader.next_line().await {
+        let mut errors = errors.lock().expect("not poisoned");
+        errors.push_str(&line);
+        errors.push('\n');
+    }
+}

@@ -1,0 +1,164 @@
+//! The suite: gateway, agent-router, api-server, simulated upstreams and, where wanted, a Redis.
+
+use crate::chat::{Client, client};
+use crate::process::Process;
+use crate::redis::Redis;
+use crate::sim::Sim;
+
+/// The suite as separate processes.
+#[derive(Debug)]
+pub struct Suite {
+    /// The public edge.
+    pub gateway: Process,
+    /// The router.
+    pub router: Process,
+    /// The control plane.
+    pub api_server: Process,
+    /// The simulated upstreams' process.
+    pub simulator: Process,
+    /// The simulated upstreams' control API.
+    pub sim: Sim,
+    /// The answer cache, unless it is in the router's memory.
+    pub redis: Option<Redis>,
+}
+
+/// How to start a suite.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    redis: bool,
+    variables: Vec<(&'static str, String)>,
+}
+
+/// Variables that keep tests short: breakers recover in 300 ms, shutdowns wait for nobody.
+pub fn quick() -> Vec<(&'static str, String)> {
+    [
+        ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECONDS", "0.3"),
+        ("PRESTOP_DELAY_SECONDS", "0"),
+        ("AIP__SHUTDOWN__LAME_DUCK", "0.2"),
+        ("AIP__TELEMETRY__LOG_FORMAT", "json"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .to_vec()
+}
+
+impl Options {
+    /// No Redis, and nothing but [`quick`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With a real Redis.
+    #[must_use]
+    pub fn redis(mut self) -> Self {
+        self.redis = true;
+        self
+    }
+
+    /// With a variable for all services.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    /// Starts the suite.
+    pub async fn start(self) -> Suite {
+        let redis = if self.redis { Some(Redis::start().await) } else { None };
+        let simulator = start_simulator().await;
+        let router = start_router(&simulator, redis.as_ref(), &self.variables).await;
+        let routers = router.url("grpc");
+        let gateway = start_gateway(&routers, &self.variables).await;
+        let api_server = start_api_server(&routers, &self.variables).await;
+        let sim = Sim::new(simulator.url("control"));
+        Suite { gateway, router, api_server, simulator, sim, redis }
+    }
+}
+
+impl Suite {
+    /// A suite without Redis.
+    pub async fn start() -> Self {
+        Options::new().start().await
+    }
+
+    /// A client of the gateway.
+    pub fn client(&self) -> Client {
+        client(&self.gateway.url("grpc"))
+    }
+}
+
+/// Starts the simulated upstreams, as fast as they can.
+pub async fn start_simulator() -> Process {
+    let any = "127.0.0.1:0";
+    let listen = ["--max-listen", any, "--ollama-listen", any, "--control-listen", any];
+    Process::start("upstream-sim", &[&listen[..], &["--tokens-per-second", "0"]].concat(), &[]).await
+}
+
+/// Starts an agent-router over simulated upstreams.
+pub async fn start_router(
+    simulator: &Process,
+    redis: Option<&Redis>,
+    variables: &[(&'static str, String)],
+) -> Process {
+    let mut all = vec![
+        ("AIP__AGENT_ROUTER__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__AGENT_ROUTER__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+        ("MAX_SERVE_ENDPOINT", simulator.url("max")),
+        ("OLLAMA_CPU_ENDPOINT", simulator.url("ollama")),
+        ("AIP__TIERS__MAX__MODEL", "sim-max".to_owned()),
+        ("AIP__TIERS__OLLAMA__MODEL", "sim-ollama".to_owned()),
+    ];
+    all.extend(redis.map(|redis| ("REDIS_URL", redis.url())));
+    start("agent-router", all, variables).await
+}
+
+/// Starts a gateway in front of these routers (URLs with commas between them).
+pub async fn start_gateway(routers: &str, variables: &[(&'static str, String)]) -> Process {
+    let own = vec![
+        ("AIP__GATEWAY__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__GATEWAY__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__GATEWAY__ROUTERS", routers.to_owned()),
+    ];
+    start("gateway", own, variables).await
+}
+
+/// Starts an api-server for these routers (URLs with commas between them).
+pub async fn start_api_server(routers: &str, variables: &[(&'static str, String)]) -> Process {
+    let own = vec![
+        ("AIP__API_SERVER__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__API_SERVER__HTTP_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__API_SERVER__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__API_SERVER__ROUTERS", routers.to_owned()),
+    ];
+    start("api-server", own, variables).await
+}
+
+/// Starts the whole suite in one process, on free ports.
+pub async fn start_all_in_one(variables: &[(&'static str, String)]) -> Process {
+    let any = || "127.0.0.1:0".to_owned();
+    let own = vec![
+        ("AIP__GATEWAY__GRPC_LISTEN", any()),
+        ("AIP__GATEWAY__ADMIN_LISTEN", any()),
+        ("AIP__AGENT_ROUTER__GRPC_LISTEN", any()),
+        ("AIP__AGENT_ROUTER__ADMIN_LISTEN", any()),
+        ("AIP__API_SERVER__GRPC_LISTEN", any()),
+        ("AIP__API_SERVER__HTTP_LISTEN", any()),
+        ("AIP__API_SERVER__ADMIN_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__MAX_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__OLLAMA_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__CONTROL_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__TOKENS_PER_SECOND", "0".to_owned()),
+    ];
+    start("ai-platform", own, variables).await
+}
+
+async fn start(
+    name: &str,
+    own: Vec<(&'static str, String)>,
+    variables: &[(&'static str, String)],
+) -> Process {
+    let mut all = quick();
+    all.extend(own);
+    // A test's own wishes come last, and win.
+    all.extend(variables.iter().cloned());
+    Process::start(name, &[], &all).await
+}

@@ -1,0 +1,147 @@
+//! The promise: bad input gets a clear error that names the field and the rule, and no deadline is overrun.
+
+use std::time::{Duration, Instant};
+
+use aiplatform_proto::inference::v1::{
+    ChatRequest, ListModelsRequest, ModelKind, Role, Sampling, StreamChatRequest,
+};
+use e2e::chat::{ask, client, question, served_by, user};
+use e2e::suite::{Options, Suite};
+use serde_json::json;
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+
+#[tokio::test]
+async fn a_broken_rule_is_named_at_the_edge_and_at_the_router() {
+    let suite = Suite::start().await;
+    let sampling = Sampling { temperature: Some(f64::NAN), ..Sampling::default() };
+    let bad = ChatRequest { sampling: Some(sampling), ..question("x") };
+    for url in [suite.gateway.url("grpc"), suite.router.url("grpc")] {
+        let mut client = client(&url);
+        let status = client.chat(bad.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "sampling.temperature: must be 0 to 2");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "INVALID_REQUEST");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "sampling.temperature");
+
+        let empty = client.chat(ChatRequest::default()).await.unwrap_err();
+        assert_eq!(empty.message(), "messages: must be 1 to 128 messages");
+        let none = client.stream_chat(StreamChatRequest { chat: None }).await.unwrap_err();
+        assert_eq!(none.message(), "chat: must be set");
+        let unknown = client.chat(ChatRequest { model: "gpt".into(), ..question("x") }).await.unwrap_err();
+        assert_eq!(unknown.code(), Code::NotFound);
+        assert_eq!(unknown.get_details_error_info().unwrap().reason, "MODEL_NOT_FOUND");
+    }
+    assert_eq!(suite.sim.counter("max", "attempts").await, 0);
+}
+
+#[tokio::test]
+async fn a_request_over_the_limit_is_refused_with_the_limit() {
+    let suite = Suite::start().await;
+    let status = suite.client().chat(question(&"x".repeat(1024 * 1024))).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "REQUEST_TOO_LARGE");
+    assert_eq!(info.metadata["limit_bytes"], (1024 * 1024).to_string());
+}
+
+#[tokio::test]
+async fn a_malformed_deadline_is_refused() {
+    let suite = Suite::start().await;
+    let mut request = Request::new(question("x"));
+    request.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
+    let status = suite.client().chat(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("grpc-timeout: must be"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_hanging_chain_answers_within_the_deadline() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "hang"})).await;
+    suite.sim.fault("ollama", json!({"kind": "hang"})).await;
+    let mut request = Request::new(question("x"));
+    request.set_timeout(Duration::from_millis(900));
+    let began = Instant::now();
+    let answer = suite.client().chat(request).await.unwrap().into_inner();
+    assert!(served_by(&answer).degraded);
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    let tiers: Vec<&str> = answer.attempts.iter().map(|attempt| attempt.tier.as_str()).collect();
+    assert_eq!(tiers, ["max", "ollama", "cache", "degraded"], "each had its share: {answer:?}");
+
+    let mut pinned = question("x");
+    pinned.tier = "ollama".into();
+    let mut request = Request::new(pinned);
+    // The header alone: the client's own timer would hide the server's answer.
+    request.metadata_mut().insert("grpc-timeout", "400m".parse().unwrap());
+    let status = suite.client().chat(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+
+    let mut hurried = Request::new(question("x"));
+    hurried.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    assert_eq!(suite.client().chat(hurried).await.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn models_are_listed_page_by_page_and_can_be_asked_by_name() {
+    let suite = Suite::start().await;
+    let mut client = suite.client();
+    let first = client
+        .list_models(ListModelsRequest { page_size: 2, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
+    let rest = ListModelsRequest { page_size: 2, page_token: first.next_page_token.clone() };
+    let second = client.list_models(rest).await.unwrap().into_inner();
+    assert!(second.next_page_token.is_empty());
+    let models: Vec<_> =
+        first.models.iter().chain(&second.models).map(|model| (model.name.as_str(), model.kind())).collect();
+    let expected =
+        [("assistant", ModelKind::Agent), ("sim-max", ModelKind::Plain), ("sim-ollama", ModelKind::Plain)];
+    assert_eq!(models, expected);
+    let stale = client.list_models(ListModelsRequest { page_token: "x".into(), ..Default::default() }).await;
+    assert_eq!(stale.unwrap_err().code(), Code::InvalidArgument);
+
+    let plain =
+        client.chat(ChatRequest { model: "sim-ollama".into(), ..question("x") }).await.unwrap().into_inner();
+    assert_eq!((plain.model.as_str(), served_by(&plain).tier.as_str()), ("sim-ollama", "ollama"));
+}
+
+#[tokio::test]
+async fn a_request_id_is_kept_or_made_and_reaches_the_routers_log() {
+    let suite = Options::new().start().await;
+    suite.sim.fault("max", json!({"kind": "down"})).await;
+    let mut request = Request::new(question("x"));
+    request.metadata_mut().insert("x-request-id", "from-the-client".parse().unwrap());
+    let response = suite.client().chat(request).await.unwrap();
+    assert_eq!(response.metadata().get("x-request-id").unwrap(), "from-the-client");
+    let logged = e2e::eventually("the router's log line", || async {
+        let lines = suite.router.logs();
+        lines.into_iter().find(|line| line["message"] == "answered by a fallback")
+    })
+    .await;
+    assert_eq!(logged["request_id"], "from-the-client");
+    assert_eq!(logged["trace_id"].as_str().unwrap().len(), 32);
+
+    let made = suite.client().chat(question("x")).await.unwrap();
+    assert_eq!(made.metadata().get("x-request-id").unwrap().len(), 36);
+}
+
+#[tokio::test]
+async fn prompts_and_answers_are_in_no_log() {
+    let suite = Options::new().with("AIP__TELEMETRY__LOG_LEVEL", "trace").start().await;
+    suite.sim.fault("max", json!({"kind": "status", "status": 500})).await;
+    let mut chat = question("the secret of the lighthouse");
+    chat.messages
+        .insert(0, aiplatform_proto::inference::v1::Message { role: Role::System.into(), ..user("hush") });
+    let answer = suite.client().chat(chat).await.unwrap().into_inner();
+    assert!(e2e::chat::text(&answer).contains("lighthouse"));
+    ask(&suite.client(), "x").await;
+    for process in [&suite.gateway, &suite.router] {
+        let log = process.output();
+        assert!(log.contains("TRACE"), "it is logged at trace level");
+        assert!(!log.contains("lighthouse"), "{log}");
+    }
+}

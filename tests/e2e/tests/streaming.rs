@@ -1,0 +1,151 @@
+//! The promise: a stream is whole or says why it is not, and nobody works for a client that has gone.
+
+use std::time::{Duration, Instant};
+
+use aiplatform_proto::inference::v1::{AttemptOutcome, FinishReason};
+use e2e::chat::{Streamed, ask, open, outcomes, question, text};
+use e2e::eventually;
+use e2e::suite::{Options, Suite};
+use serde_json::json;
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+
+use AttemptOutcome::{Failure, Success, Timeout};
+
+async fn stream(suite: &Suite, words: &str) -> Streamed {
+    Streamed::read(open(&suite.client(), question(words)).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_stream_has_a_start_deltas_and_an_end_and_says_the_same_as_a_whole_answer() {
+    let suite = Suite::start().await;
+    let streamed = stream(&suite, "tell me").await;
+    let start = streamed.start.unwrap();
+    let end = streamed.end.unwrap();
+    assert!(streamed.deltas > 5, "{}", streamed.deltas);
+    assert_eq!(end.finish_reason(), FinishReason::Stop);
+    assert!(end.usage.unwrap().output_tokens > 5);
+    assert_eq!(start.served_by.unwrap().tier, "max");
+    assert_eq!(outcomes(&end.attempts), [("max", Success)]);
+    assert_eq!(streamed.text, text(&ask(&suite.client(), "tell me").await));
+}
+
+#[tokio::test]
+async fn before_its_first_content_a_stream_moves_on_unseen() {
+    let suite = Options::new().with("AIP__TIERS__MAX__FIRST_TOKEN_TIMEOUT", "0.2").start().await;
+    for (fault, outcome) in [
+        (json!({"kind": "down"}), Failure),
+        (json!({"kind": "reset"}), Failure),
+        (json!({"kind": "cut", "after_chunks": 0}), Failure),
+        (json!({"kind": "error_event", "after_chunks": 0}), Failure),
+        (json!({"kind": "wrong_content_type"}), Failure),
+        (json!({"kind": "hang"}), Timeout),
+        (json!({"kind": "no_first_token"}), Timeout),
+    ] {
+        suite.sim.fault("max", fault.clone()).await;
+        let streamed = stream(&suite, "x").await;
+        assert_eq!(
+            outcomes(&streamed.start.unwrap().attempts),
+            [("max", outcome), ("ollama", Success)],
+            "{fault}"
+        );
+        assert!(streamed.end.is_some(), "{fault}: {:?}", streamed.error);
+        suite.sim.heal("max").await;
+        // A healthy answer between the faults keeps the breaker closed.
+        eventually("the first tier again", || async {
+            let answer = stream(&suite, "x").await;
+            (answer.end.unwrap().served_by.unwrap().tier == "max").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_after_its_first_content_says_so() {
+    let suite = Options::new().with("AIP__TIERS__MAX__IDLE_TIMEOUT", "0.2").start().await;
+    for fault in [
+        json!({"kind": "cut", "after_chunks": 3}),
+        json!({"kind": "stall", "after_chunks": 3}),
+        json!({"kind": "error_event", "after_chunks": 3}),
+    ] {
+        suite.sim.fault_next("max", fault.clone(), 1).await;
+        let streamed = stream(&suite, "x").await;
+        let error = streamed.error.unwrap_or_else(|| panic!("{fault}: taken for whole"));
+        assert_eq!(error.code(), Code::Unavailable, "{fault}");
+        let info = error.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "STREAM_INTERRUPTED");
+        assert_eq!(info.metadata["delivered_bytes"], streamed.text.len().to_string());
+        assert_eq!(error.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+        assert!(streamed.deltas >= 3 && streamed.end.is_none(), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_finish_reason_makes_a_stream_whole_without_its_goodbye_and_nothing_else_does() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "no_done"})).await;
+    assert!(stream(&suite, "x").await.end.is_some());
+    suite.sim.fault("max", json!({"kind": "no_done", "finish_reason": false})).await;
+    let cut = stream(&suite, "x").await;
+    assert!(cut.end.is_none());
+    assert_eq!(cut.error.unwrap().get_details_error_info().unwrap().reason, "STREAM_INTERRUPTED");
+    suite.sim.fault("max", json!({"kind": "malformed_event", "after_chunks": 2})).await;
+    let flawed = stream(&suite, "x").await;
+    assert!(flawed.end.is_some(), "one malformed event does not end a stream: {:?}", flawed.error);
+}
+
+#[tokio::test]
+async fn streams_that_are_cut_open_the_breaker() {
+    let suite = Options::new().with("CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECONDS", "60").start().await;
+    suite.sim.fault("max", json!({"kind": "cut", "after_chunks": 2})).await;
+    for _ in 0..3 {
+        assert!(stream(&suite, "x").await.error.is_some());
+    }
+    let streamed = stream(&suite, "x").await;
+    assert_eq!(outcomes(&streamed.end.unwrap().attempts)[0], ("max", AttemptOutcome::SkippedBreaker));
+}
+
+#[tokio::test]
+async fn an_abandoned_stream_stops_the_upstream_within_100_ms() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "slow_tokens", "delay_ms": 50})).await;
+    let mut stream = open(&suite.client(), question("x")).await.unwrap();
+    stream.message().await.unwrap().unwrap();
+    stream.message().await.unwrap().unwrap();
+    assert_eq!(suite.sim.counter("max", "active").await, 1);
+    drop(stream);
+    let left = Instant::now();
+    suite.sim.wait_for("max", "client_gone", 1).await;
+    assert!(left.elapsed() < Duration::from_millis(100), "{:?}", left.elapsed());
+    assert_eq!(suite.sim.counter("max", "active").await, 0);
+}
+
+#[tokio::test]
+async fn an_abandoned_unary_call_stops_the_upstream_too() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "hang"})).await;
+    let mut client = suite.client();
+    let call = client.chat(question("x"));
+    let gone = tokio::time::timeout(Duration::from_millis(200), call).await;
+    assert!(gone.is_err(), "the call was to be abandoned: {gone:?}");
+    let left = Instant::now();
+    suite.sim.wait_for("max", "client_gone", 1).await;
+    assert!(left.elapsed() < Duration::from_millis(100), "{:?}", left.elapsed());
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_stream_that_has_begun() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "slow_tokens", "delay_ms": 50})).await;
+    let chat = aiplatform_proto::inference::v1::StreamChatRequest { chat: Some(question("x")) };
+    let mut request = Request::new(chat);
+    // A client's own timer would hide the server's: the header alone is sent.
+    request.metadata_mut().insert("grpc-timeout", "500m".parse().unwrap());
+    let began = Instant::now();
+    let stream = suite.client().stream_chat(request).await.unwrap().into_inner();
+    let streamed = Streamed::read(stream).await;
+    let error = streamed.error.unwrap();
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    assert_eq!(error.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+    assert!(streamed.deltas > 0 && began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+}
