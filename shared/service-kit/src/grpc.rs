@@ -5,7 +5,6 @@ use std::time::Duration;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
-use tonic_health::server::HealthService;
 use tonic_reflection::server::{v1, v1alpha};
 
 use crate::config::Endpoint;
@@ -27,14 +26,28 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 pub fn routes(health: &Health, descriptors: &[u8]) -> Result<Routes, ServeError> {
     let reflection = |source| ServeError::set_up("reflection", source);
     let builder = || {
-        tonic_reflection::server::Builder::configure()
+        // What is listed must be served: the descriptor set knows the services of the whole suite.
+        let infrastructure = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ];
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that reflection clients can show the details of an error.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false);
+        infrastructure
+            .into_iter()
+            .chain(health.services())
+            .fold(builder, tonic_reflection::server::Builder::with_service_name)
     };
     let v1: v1::ServerReflectionServer<_> = builder().build_v1().map_err(reflection)?;
     let v1alpha: v1alpha::ServerReflectionServer<_> = builder().build_v1alpha().map_err(reflection)?;
-    let health: tonic_health::pb::health_server::HealthServer<HealthService> = health.service();
-    Ok(Routes::new(health).add_service(v1).add_service(v1alpha))
+    Ok(Routes::new(health.service()).add_service(v1).add_service(v1alpha))
 }
 
 /// Serves until the shutdown closes listeners and what was in flight has ended.

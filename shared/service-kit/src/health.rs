@@ -38,7 +38,7 @@ pub struct Health {
 #[derive(Debug)]
 struct Inner {
     reporter: HealthReporter,
-    /// Every name but `liveness` and the dependencies: they turn together.
+    /// `""`, `readiness` and the services: they turn together.
     readiness_names: Vec<String>,
     dependencies: Vec<String>,
     ready: AtomicBool,
@@ -71,6 +71,11 @@ impl Health {
             health.set(name, ServingStatus::Unknown).await;
         }
         health
+    }
+
+    /// The fully qualified names of what the process serves.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.inner.readiness_names[2..].iter().map(String::as_str)
     }
 
     /// The grpc.health.v1 service.

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How long a process may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +25,8 @@ pub struct Process {
     lines: Arc<Mutex<Vec<Value>>>,
     errors: Arc<Mutex<String>>,
     addresses: BTreeMap<String, SocketAddr>,
+    /// Read what it writes; they end with it.
+    _readers: JoinSet<()>,
 }
 
 /// The path of one of the workspace's binaries.
@@ -59,11 +63,18 @@ impl Process {
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         let (lines, errors) = (Arc::default(), Arc::default());
         let (sender, mut ready) = watch::channel(false);
-        tokio::spawn(read_log(child.stdout.take().expect("piped"), Arc::clone(&lines), sender));
-        tokio::spawn(read_errors(child.stderr.take().expect("piped"), Arc::clone(&errors)));
+        let mut readers = JoinSet::new();
+        readers.spawn(read_log(child.stdout.take().expect("piped"), Arc::clone(&lines), sender));
+        readers.spawn(read_errors(child.stderr.take().expect("piped"), Arc::clone(&errors)));
         let started = tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await;
-        let mut process =
-            Self { name: name.to_owned(), child, lines, errors, addresses: BTreeMap::default() };
+        let mut process = Self {
+            name: name.to_owned(),
+            child,
+            lines,
+            errors,
+            addresses: BTreeMap::default(),
+            _readers: readers,
+        };
         assert!(matches!(started, Ok(Ok(_))), "{name} is not ready\n{}", process.output());
         process.addresses = process.ready_addresses();
         process
@@ -99,13 +110,13 @@ impl Process {
 
     /// The lines that it has logged.
     pub fn logs(&self) -> Vec<Value> {
-        self.lines.lock().expect("not poisoned").clone()
+        self.lines.lock().clone()
     }
 
     /// All that it has written, for messages of failed tests.
     pub fn output(&self) -> String {
         let lines: Vec<String> = self.logs().iter().map(Value::to_string).collect();
-        format!("{}\n{}", lines.join("\n"), self.errors.lock().expect("not poisoned"))
+        format!("{}\n{}", lines.join("\n"), self.errors.lock())
     }
 
     /// Sends a signal, by its name without `SIG`.
@@ -123,10 +134,10 @@ impl Process {
     /// # Panics
     /// It does not end.
     pub async fn wait(&mut self) -> ExitStatus {
-        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
-            Ok(status) => status.expect("a status"),
-            Err(_) => panic!("{} does not end\n{}", self.name, self.output()),
-        }
+        let Ok(status) = tokio::time::timeout(PATIENCE, self.child.wait()).await else {
+            panic!("{} does not end\n{}", self.name, self.output());
+        };
+        status.expect("a status")
     }
 }
 
@@ -135,7 +146,7 @@ async fn read_log(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<Value>>>,
     while let Ok(Some(line)) = reader.next_line().await {
         let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
         let is_ready = value["message"] == "ready";
-        lines.lock().expect("not poisoned").push(value);
+        lines.lock().push(value);
         if is_ready {
             ready.send_replace(true);
         }
@@ -145,7 +156,7 @@ async fn read_log(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<Value>>>,
 async fn read_errors(stream: impl AsyncRead + Unpin, errors: Arc<Mutex<String>>) {
     let mut reader = BufReader::new(stream).lines();
     while let Ok(Some(line)) = reader.next_line().await {
-        let mut errors = errors.lock().expect("not poisoned");
+        let mut errors = errors.lock();
         errors.push_str(&line);
         errors.push('\n');
     }

@@ -14,6 +14,12 @@ pub struct Redis {
     port: u16,
 }
 
+/// What became of a server that was started.
+enum Start {
+    Up,
+    Ended,
+}
+
 impl Redis {
     /// Starts a server on a free port.
     ///
@@ -42,10 +48,6 @@ impl Redis {
             .kill_on_drop(true)
             .spawn()
             .expect("redis-server is installed: `make test` does that");
-        enum Start {
-            Up,
-            Ended,
-        }
         let started = eventually("redis-server", || {
             let ended = child.try_wait().expect("a status").is_some();
             async move {

@@ -121,17 +121,17 @@ async fn the_api_server_shows_the_breakers_of_all_replicas_and_names_who_is_sile
 
     let mut grpc = CircuitBreakerServiceClient::new(channel(&api_server.url("grpc")));
     let list = grpc.list_circuit_breakers(ListCircuitBreakersRequest::default()).await.unwrap().into_inner();
-    let states: Vec<_> = list
+    let shown: Vec<_> = list
         .circuit_breakers
         .iter()
         .map(|breaker| (breaker.replica == "second", breaker.tiers[0].as_str(), breaker.state()))
         .collect();
     let (closed, open) = (CircuitBreakerState::Closed, CircuitBreakerState::Open);
-    assert_eq!(states.len(), 4);
+    assert_eq!(shown.len(), 4);
     for expected in
         [(false, "max", closed), (false, "ollama", closed), (true, "max", open), (true, "ollama", closed)]
     {
-        assert!(states.contains(&expected), "{expected:?} is not in {states:?}");
+        assert!(shown.contains(&expected), "{expected:?} is not in {shown:?}");
     }
     assert_eq!(list.replicas.iter().filter(|replica| replica.reachable).count(), 2);
     let silent = list.replicas.iter().find(|replica| !replica.reachable).unwrap();

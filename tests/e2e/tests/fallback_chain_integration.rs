@@ -1,6 +1,6 @@
 //! The promise: a chat is answered by the first tier that can, and still answered when everything behind is gone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{AttemptOutcome, CacheMode, ChatRequest};
 use e2e::chat::{Client, ask, client, outcomes, question, served_by, text};
@@ -8,6 +8,7 @@ use e2e::eventually;
 use e2e::sim::Sim;
 use e2e::suite::{Options, Suite, quick, start_all_in_one};
 use serde_json::json;
+use tokio::time::Instant;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 

@@ -1,12 +1,13 @@
 //! The promise: a process that is told to end says so first, lets what runs end whole, and exits with 0.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use e2e::chat::{Streamed, channel, open, question};
 use e2e::process::Process;
 use e2e::suite::{Options, Suite, quick, start_all_in_one};
 use e2e::{eventually, http};
 use serde_json::json;
+use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;

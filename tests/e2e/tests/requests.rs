@@ -1,6 +1,6 @@
 //! The promise: bad input gets a clear error that names the field and the rule, and no deadline is overrun.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{
     ChatRequest, ListModelsRequest, ModelKind, Role, Sampling, StreamChatRequest,
@@ -8,6 +8,7 @@ use aiplatform_proto::inference::v1::{
 use e2e::chat::{ask, client, question, served_by, user};
 use e2e::suite::{Options, Suite};
 use serde_json::json;
+use tokio::time::Instant;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 

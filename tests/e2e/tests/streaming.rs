@@ -1,12 +1,13 @@
 //! The promise: a stream is whole or says why it is not, and nobody works for a client that has gone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{AttemptOutcome, FinishReason};
 use e2e::chat::{Streamed, ask, open, outcomes, question, text};
 use e2e::eventually;
 use e2e::suite::{Options, Suite};
 use serde_json::json;
+use tokio::time::Instant;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use e2e::chat::{Streamed, question};
 use e2e::suite::Options;
@@ -14,7 +14,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use parking_lot::Mutex;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
 /// A collector that keeps what it is sent, with the name of the service that sent it.
@@ -37,26 +39,27 @@ impl TraceService for Collector {
                 other => panic!("no service name: {other:?}"),
             };
             let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.spans.lock().unwrap().extend(spans.map(|span| (name.clone(), span)));
+            self.spans.lock().extend(spans.map(|span| (name.clone(), span)));
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Collector {
-    async fn start(&self) -> SocketAddr {
+    /// Serves for as long as the set of tasks lives.
+    async fn start(&self, tasks: &mut JoinSet<Result<(), tonic::transport::Error>>) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(self.clone()))
             .serve_with_incoming(incoming);
-        tokio::spawn(server);
+        tasks.spawn(server);
         address
     }
 
     fn of_trace(&self, trace_id: &[u8]) -> Vec<(String, Span)> {
-        let spans = self.spans.lock().unwrap();
+        let spans = self.spans.lock();
         spans.iter().filter(|(_, span)| span.trace_id == trace_id).cloned().collect()
     }
 }
@@ -71,21 +74,24 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
 const TRACE_ID: [u8; 16] = [0x4b; 16];
 const CLIENT_SPAN: [u8; 8] = [0x07; 8];
 const ERROR: i32 = 2;
 
 #[tokio::test]
 async fn a_fallback_is_one_trace_through_gateway_and_router_to_every_attempt() {
-    let collector = Collector::default();
-    let endpoint = format!("http://{}", collector.start().await);
+    let (collector, mut tasks) = (Collector::default(), JoinSet::new());
+    let endpoint = format!("http://{}", collector.start(&mut tasks).await);
     let mut suite = Options::new()
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         .with("OTEL_BSP_SCHEDULE_DELAY", "60000")
         .start()
         .await;
     suite.sim.fault("max", json!({"kind": "status", "status": 503})).await;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let parent = format!("00-{}-{}-01", hex(&TRACE_ID), hex(&CLIENT_SPAN));
     let chat = aiplatform_proto::inference::v1::StreamChatRequest { chat: Some(question("x")) };
     let mut request = Request::new(chat);
@@ -138,8 +144,8 @@ async fn a_fallback_is_one_trace_through_gateway_and_router_to_every_attempt() {
 
 #[tokio::test]
 async fn without_a_collector_nothing_is_sent_and_nothing_fails() {
-    let collector = Collector::default();
-    let endpoint = format!("http://{}", collector.start().await);
+    let (collector, mut tasks) = (Collector::default(), JoinSet::new());
+    let endpoint = format!("http://{}", collector.start(&mut tasks).await);
     let gone = Options::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").start().await;
     e2e::chat::ask(&gone.client(), "x").await;
     let mut off = Options::new()
@@ -150,5 +156,5 @@ async fn without_a_collector_nothing_is_sent_and_nothing_fails() {
     e2e::chat::ask(&off.client(), "x").await;
     off.gateway.signal("TERM").await;
     assert_eq!(off.gateway.wait().await.code(), Some(0));
-    assert!(collector.spans.lock().unwrap().is_empty());
+    assert!(collector.spans.lock().is_empty());
 }

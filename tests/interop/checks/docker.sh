@@ -2,9 +2,14 @@
 # Docker: images built by a real engine, the compose file with profile sim, the chain walked down, a clean end
 # interop: fast 1500
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-cd "$ROOT"
 
 need_grpcurl
+
+# Compose sends the sources once for each image. From a copy, all are built of the same state, and out of one compilation,
+# also when somebody edits a file meanwhile.
+mkdir "$WORK/suite"
+tar -C "$ROOT" --exclude=./target --exclude=./.git -c . | tar -C "$WORK/suite" -x
+cd "$WORK/suite"
 
 # --- the engine ---------------------------------------------------------------------------------------------------
 # One that runs is used. Otherwise a private one: own socket, own data, ended with the check.
@@ -108,15 +113,22 @@ for service in gateway agent-router api-server upstream-sim; do
 done
 
 # --- the chain ----------------------------------------------------------------------------------------------------
+stop_service() {
+    "${compose[@]}" stop "$1" >/dev/null 2>&1 || fail "$1 does not stop"
+    local status
+    status=$(docker inspect --format '{{.State.ExitCode}}' "$(container "$1")")
+    [ "$status" = 0 ] || fail "$1 ended with status $status"
+}
+
 step "max, ollama, cache, degraded"
 expect_tier max "what is a container?"
 expect_stream max "and what is an image?"
 set_fault max '{"kind": "down"}'
 expect_tier ollama "asked while max is down"
-"${compose[@]}" stop upstream-sim >/dev/null 2>&1 || fail "the simulator does not stop"
+stop_service upstream-sim
 expect_tier cache "what is a container?"
 expect_tier degraded "asked while no model is there"
-"${compose[@]}" stop redis >/dev/null 2>&1 || fail "redis does not stop"
+stop_service redis
 expect_tier degraded "what is a container?"
 http_ok "http://127.0.0.1:$API_SERVER_HTTP_PORT/circuit-breakers" || fail "the api-server does not answer by HTTP"
 

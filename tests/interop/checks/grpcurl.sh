@@ -18,11 +18,10 @@ for port in "$GATEWAY" "$ROUTER" "$API"; do
     for service in "${wanted[@]}"; do
         grep -qx "$service" <<<"$listed" || fail "port $port does not list $service, only: ${listed//$'\n'/ }"
     done
-    # What is listed must be there: a caller would otherwise meet UNIMPLEMENTED.
-    for service in $(grep '^aiplatform\.' <<<"$listed"); do
-        [[ " ${wanted[*]} " == *" $service "* ]] || fail "port $port lists $service, which it does not serve"
-    done
     while read -r service; do
+        # What is listed must be there: a caller would otherwise meet UNIMPLEMENTED.
+        [[ $service != aiplatform.* || " ${wanted[*]} " == *" $service "* ]] ||
+            fail "port $port lists $service, which it does not serve"
         described=$("$GRPCURL" -plaintext -max-time 10 "127.0.0.1:$port" describe "$service") ||
             fail "port $port cannot describe $service"
         grep -q 'rpc ' <<<"$described" || fail "port $port describes no method of $service"
