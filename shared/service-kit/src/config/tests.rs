@@ -134,6 +134,7 @@ fn a_wrong_value_is_refused_with_key_value_source_and_rule() {
             "gateway: {timeout: soon}",
             "gateway.timeout = soon (file FILE): must be a time such as 5s or 250ms, or a number of seconds",
         ),
+        ("gateway: {timeout: 11years}", "gateway.timeout = 11years (file FILE): must be at most ten years"),
         ("gateway: {timeout: -1}", "gateway.timeout = -1 (file FILE): must not be negative"),
         (
             "gateway: {listen: here}",

@@ -10,7 +10,10 @@ use serde::de::{Error as _, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 
-/// A time: a number of seconds, or text such as `250ms`, `5s` or `1h 30m`.
+/// Ten years: longer than anything here takes, and short enough to be added to any clock.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A time of at most ten years: a number of seconds, or text such as `250ms`, `5s` or `1h 30m`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(pub Duration);
 
@@ -55,24 +58,28 @@ impl Visitor<'_> for SecondsVisitor {
     }
 
     fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Seconds, E> {
-        Ok(Seconds::new(seconds))
+        bounded(Duration::from_secs(seconds))
     }
 
     fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Seconds, E> {
-        u64::try_from(seconds).map(Seconds::new).map_err(|_| E::custom("must not be negative"))
+        let seconds = u64::try_from(seconds).map_err(|_| E::custom("must not be negative"))?;
+        self.visit_u64(seconds)
     }
 
     fn visit_f64<E: serde::de::Error>(self, seconds: f64) -> Result<Seconds, E> {
-        Duration::try_from_secs_f64(seconds)
-            .map(Seconds)
-            .map_err(|_| E::custom("must be a number of seconds of at least 0"))
+        let time = Duration::try_from_secs_f64(seconds);
+        bounded(time.map_err(|_| E::custom("must be a number of seconds of at least 0"))?)
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Seconds, E> {
-        humantime::parse_duration(text)
-            .map(Seconds)
-            .map_err(|_| E::custom("must be a time such as 5s or 250ms, or a number of seconds"))
+        let time = humantime::parse_duration(text);
+        let rule = "must be a time such as 5s or 250ms, or a number of seconds";
+        bounded(time.map_err(|_| E::custom(rule))?)
     }
+}
+
+fn bounded<E: serde::de::Error>(time: Duration) -> Result<Seconds, E> {
+    if time > LONGEST { Err(E::custom("must be at most ten years")) } else { Ok(Seconds(time)) }
 }
 
 macro_rules! from_str_value {

@@ -1,1 +1,124 @@
+use std::future::Future;
+use std::pin::pin;
 
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use http_body_util::StreamBody;
+use tokio::time::Instant;
+use tonic_types::StatusExt as _;
+use tower::{ServiceExt as _, service_fn};
+
+use super::*;
+use crate::metrics::{Registry, encode};
+
+const METHOD: &str = "aiplatform.inference.v1.InferenceService/Chat";
+
+struct Wrapped {
+    layer: CallLayer,
+    shutdown: Shutdown,
+    registry: Registry,
+}
+
+impl Wrapped {
+    fn new() -> Self {
+        let (shutdown, mut registry) = (Shutdown::new(), Registry::default());
+        let layer = CallLayer::new(Limits::default(), shutdown.clone(), &mut registry);
+        Self { layer, shutdown, registry }
+    }
+
+    async fn call<Fut>(
+        &self,
+        timeout: Option<&str>,
+        handler: impl Fn() -> Fut + Clone + Send + 'static,
+    ) -> Response<Body>
+    where
+        Fut: Future<Output = Body> + Send + 'static,
+    {
+        let inner = service_fn(move |_request: Request<Body>| {
+            let body = handler();
+            async move { Ok::<_, Infallible>(Response::new(body.await)) }
+        });
+        let mut request = Request::builder().uri(format!("http://router/{METHOD}"));
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", timeout);
+        }
+        self.layer.layer(inner).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    fn counted(&self, code: &str) -> bool {
+        let line = format!(
+            "rpc_server_call_duration_seconds_count{{rpc_method=\"{METHOD}\",rpc_status_code=\"{code}\"}} 1"
+        );
+        let text = encode(&self.registry).unwrap();
+        assert!(text.contains("aip_rpc_in_flight 0"), "{text}");
+        text.contains(&line)
+    }
+}
+
+/// A stream that says one thing and then nothing any more.
+fn endless() -> Body {
+    let first =
+        futures_util::stream::iter([Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"first")))]);
+    Body::new(StreamBody::new(futures_util::StreamExt::chain(first, futures_util::stream::pending())))
+}
+
+async fn end_of(response: Response<Body>) -> Status {
+    let collected = response.into_body().collect().await.unwrap();
+    let status = Status::from_header_map(collected.trailers().unwrap()).unwrap();
+    assert_eq!(collected.to_bytes(), "first");
+    status
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_ends_with_its_deadline() {
+    let wrapped = Wrapped::new();
+    let began = Instant::now();
+    let response = wrapped.call(Some("2S"), std::future::pending::<Body>).await;
+    let status = Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+    assert!((1980..=1995).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!(wrapped.counted("DEADLINE_EXCEEDED"));
+    assert!(response.headers().contains_key(REQUEST_ID_HEADER));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_runs_past_its_deadline_is_ended_with_trailers() {
+    let wrapped = Wrapped::new();
+    let status = end_of(wrapped.call(Some("500m"), async || endless()).await).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(wrapped.counted("DEADLINE_EXCEEDED"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_deadline_a_call_has_the_default_and_a_longer_one_is_capped() {
+    let wrapped = Wrapped::new();
+    for (timeout, seconds) in [(None, 60), (Some("99999999H"), 300)] {
+        let began = Instant::now();
+        wrapped.call(timeout, std::future::pending::<Body>).await;
+        assert_eq!(began.elapsed().as_secs(), seconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_at_the_end_of_the_drain_is_told_so() {
+    let wrapped = Wrapped::new();
+    let response = wrapped.call(None, async || endless()).await;
+    wrapped.shutdown.abort_now();
+    let status = end_of(response).await;
+    assert_eq!(status.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
+    let text = encode(&wrapped.registry).unwrap();
+    assert!(text.contains("aip_shutdown_requests_total{outcome=\"aborted\"} 1"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_is_counted_as_cancelled() {
+    let wrapped = Wrapped::new();
+    {
+        let call = pin!(wrapped.call(None, std::future::pending::<Body>));
+        assert!(tokio::time::timeout(Duration::from_millis(5), call).await.is_err());
+    }
+    assert!(wrapped.counted("CANCELLED"));
+    let wrapped = Wrapped::new();
+    drop(wrapped.call(None, async || endless()).await);
+    assert!(wrapped.counted("CANCELLED"));
+}
