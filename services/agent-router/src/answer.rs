@@ -9,8 +9,7 @@ use aiplatform_proto::inference::v1::{
 };
 
 use crate::upstream::UpstreamError;
-use crate::upstream::ollama::OllamaStream;
-use crate::upstream::openai::OpenAiStream;
+use crate::upstream::stream::UpstreamStream;
 
 /// Where an answer came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,10 +89,8 @@ pub struct AnswerStream {
 /// The pieces that follow the first.
 #[derive(Debug)]
 pub enum Pieces {
-    /// From a server that speaks the OpenAI protocol.
-    OpenAi(Box<OpenAiStream>),
-    /// From Ollama.
-    Ollama(Box<OllamaStream>),
+    /// From a model server.
+    Upstream(Box<UpstreamStream>),
     /// From memory.
     Ready(VecDeque<Piece>),
 }
@@ -102,8 +99,7 @@ impl Pieces {
     /// The next piece; `None` after [`Piece::End`].
     pub async fn next(&mut self) -> Result<Option<Piece>, UpstreamError> {
         match self {
-            Self::OpenAi(stream) => stream.next().await,
-            Self::Ollama(stream) => stream.next().await,
+            Self::Upstream(stream) => stream.next().await,
             Self::Ready(pieces) => Ok(pieces.pop_front()),
         }
     }

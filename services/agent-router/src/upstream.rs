@@ -10,6 +10,7 @@ mod http_client;
 pub mod ollama;
 pub mod openai;
 mod span;
+pub mod stream;
 
 pub use error::UpstreamError;
 pub use http_client::{HttpClient, MAX_ANSWER_BYTES};

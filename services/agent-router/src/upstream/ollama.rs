@@ -1,21 +1,21 @@
 //! Ollama's own protocol: `POST /api/chat`, one JSON object a line.
 
+mod decoder;
 mod request;
-mod stream;
 
 use aiplatform_proto::inference::v1::{FinishReason, ToolCall, Usage};
 use resilience::Deadline;
 use serde::Deserialize;
 use service_kit::config::Endpoint;
-use tracing::Instrument as _;
 
 use super::UpstreamError;
 use super::http_client::{HttpClient, whole};
 use super::span::AttemptSpan;
-use crate::answer::{Answer, AnswerStream, Origin, Pieces, assistant_message};
+use super::stream::UpstreamStream;
+use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 use crate::chat::Chat;
 use crate::settings::{ModelTier, Timeouts};
-pub use stream::OllamaStream;
+use decoder::OllamaDecoder;
 
 const PROVIDER: &str = "ollama";
 
@@ -43,13 +43,11 @@ impl OllamaBackend {
 
     /// Asks for a whole answer.
     pub async fn chat(&self, chat: &Chat, deadline: Deadline) -> Result<Answer, UpstreamError> {
-        let mut attempt = AttemptSpan::new(PROVIDER, &self.model, &self.authority, false, deadline);
-        let result = self.ask(chat).instrument(attempt.span().clone()).await;
-        match &result {
-            Ok(answer) => attempt.succeed(answer.finish_reason, answer.usage.as_ref()),
-            Err(error) => attempt.fail(error),
-        }
-        result
+        self.attempt(false, deadline).whole(self.ask(chat)).await
+    }
+
+    fn attempt(&self, streaming: bool, deadline: Deadline) -> AttemptSpan {
+        AttemptSpan::new(PROVIDER, &self.model, &self.authority, streaming, deadline)
     }
 
     async fn ask(&self, chat: &Chat) -> Result<Answer, UpstreamError> {
@@ -79,26 +77,13 @@ impl OllamaBackend {
 
     /// Asks for a streamed answer and waits for its first content.
     pub async fn open(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
-        let mut attempt = AttemptSpan::new(PROVIDER, &self.model, &self.authority, true, deadline);
-        let posted = async {
+        let attempt = self.attempt(true, deadline);
+        let request = async {
             let body = request::body(chat, &self.model, true)?;
             self.client.post(&self.url, &body, None, "application/x-ndjson").await
         };
-        let response = match posted.instrument(attempt.span().clone()).await {
-            Ok(response) => response,
-            Err(error) => {
-                attempt.fail(&error);
-                return Err(error);
-            }
-        };
-        let mut stream = OllamaStream::new(response, attempt);
-        let first = stream.first().await?;
-        Ok(AnswerStream {
-            first,
-            origin: Origin::model(stream.model().unwrap_or(&self.model)),
-            rest: Pieces::Ollama(Box::new(stream)),
-            idle_timeout: self.timeouts.idle,
-        })
+        let decoder = Box::<OllamaDecoder>::default();
+        UpstreamStream::open(attempt, request, decoder, &self.model, self.timeouts.idle).await
     }
 }
 

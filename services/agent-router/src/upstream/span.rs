@@ -2,9 +2,10 @@
 
 use aiplatform_proto::inference::v1::{FinishReason, Usage};
 use resilience::Deadline;
-use tracing::{Span, field, info_span};
+use tracing::{Instrument as _, Span, field, info_span};
 
 use super::UpstreamError;
+use crate::answer::Answer;
 
 /// A span that says how its attempt ended, also when the attempt is dropped.
 #[derive(Debug)]
@@ -48,6 +49,19 @@ impl AttemptSpan {
     /// The span.
     pub(super) fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// Makes the attempt at a whole answer, and says how it ended.
+    pub(super) async fn whole(
+        mut self,
+        ask: impl Future<Output = Result<Answer, UpstreamError>>,
+    ) -> Result<Answer, UpstreamError> {
+        let result = ask.instrument(self.span.clone()).await;
+        match &result {
+            Ok(answer) => self.succeed(answer.finish_reason, answer.usage.as_ref()),
+            Err(error) => self.fail(error),
+        }
+        result
     }
 
     /// The first content has come: what is dropped from now on was not too slow.

@@ -1,0 +1,170 @@
+//! A streamed answer of Ollama: one JSON object a line, the last with `done: true`. A stream without it was cut.
+
+use std::collections::VecDeque;
+
+use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta};
+use tracing::warn;
+
+use super::Reply;
+use crate::answer::Piece;
+use crate::upstream::UpstreamError;
+use crate::upstream::decode::{LineDecoder, LineTooLong};
+use crate::upstream::stream::PieceDecoder;
+
+/// Turns lines of JSON into pieces.
+#[derive(Debug, Default)]
+pub(super) struct OllamaDecoder {
+    lines: LineDecoder,
+    ready: VecDeque<Piece>,
+    model: Option<String>,
+    /// Tool calls so far: Ollama sends each whole, in a line of its own.
+    tool_calls: u32,
+    done: bool,
+}
+
+impl PieceDecoder for OllamaDecoder {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), UpstreamError> {
+        self.lines.push(bytes);
+        while !self.done {
+            let line = self
+                .lines
+                .next_line()
+                .map_err(|error: LineTooLong| UpstreamError::Protocol(error.to_string()))?;
+            match line {
+                Some(line) => self.line(&line)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), UpstreamError> {
+        if !self.done {
+            let last = self.lines.remainder();
+            self.line(&last)?;
+        }
+        if self.done {
+            return Ok(());
+        }
+        Err(UpstreamError::Interrupted("the stream ended before it was done".into()))
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        self.ready.pop_front()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.done
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+}
+
+impl OllamaDecoder {
+    fn line(&mut self, line: &[u8]) -> Result<(), UpstreamError> {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Ok(());
+        }
+        let reply: Reply = match serde_json::from_slice(line) {
+            Ok(reply) => reply,
+            Err(error) => {
+                warn!(%error, "malformed line in a stream passed over");
+                return Ok(());
+            }
+        };
+        if let Some(error) = reply.error {
+            return Err(UpstreamError::Interrupted(error));
+        }
+        let (finish_reason, usage) = (reply.finish_reason(), reply.usage());
+        if let Some(message) = &reply.message {
+            let tool_calls: Vec<ToolCallDelta> = message
+                .tool_calls()
+                .zip(self.tool_calls..)
+                .map(|(call, index)| ToolCallDelta {
+                    index,
+                    id: format!("call_{index}"),
+                    name: call.name,
+                    arguments: call.arguments,
+                })
+                .collect();
+            self.tool_calls += u32::try_from(tool_calls.len()).unwrap_or(u32::MAX);
+            let reasoning = message.thinking.clone().unwrap_or_default();
+            let text = message.content.clone();
+            if !(text.is_empty() && reasoning.is_empty() && tool_calls.is_empty()) {
+                self.ready.push_back(Piece::Delta(StreamDelta { text, reasoning, tool_calls }));
+            }
+        }
+        if self.model.is_none() {
+            self.model = reply.model;
+        }
+        if reply.done {
+            let finish_reason = if self.tool_calls > 0 { FinishReason::ToolCalls } else { finish_reason };
+            self.done = true;
+            self.ready.push_back(Piece::End { finish_reason, usage });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::stream::tests::decode_all_ways;
+
+    const FIRST: &str =
+        "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"caf\u{e9}\"},\"done\":false}\n";
+    const LAST: &str = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\
+        \"done_reason\":\"stop\",\"prompt_eval_count\":3,\"eval_count\":2}";
+
+    #[test]
+    fn a_stream_is_the_same_however_it_is_split_with_or_without_a_last_line_end() {
+        for body in [format!("{FIRST}\r\n{LAST}\n"), format!("{FIRST}{LAST}")] {
+            let (pieces, error) = decode_all_ways(OllamaDecoder::default, &body);
+            assert_eq!(error, None);
+            let [Piece::Delta(delta), Piece::End { finish_reason, usage: Some(usage) }] = &pieces[..] else {
+                panic!("{pieces:?}")
+            };
+            assert_eq!((delta.text.as_str(), *finish_reason), ("caf\u{e9}", FinishReason::Stop));
+            assert_eq!((usage.input_tokens, usage.output_tokens), (3, 2));
+        }
+    }
+
+    #[test]
+    fn without_a_line_that_is_done_a_stream_was_cut() {
+        let (pieces, error) = decode_all_ways(OllamaDecoder::default, FIRST);
+        assert_eq!((pieces.len(), error.unwrap().kind()), (1, "interrupted"));
+    }
+
+    #[test]
+    fn a_malformed_line_is_passed_over_and_an_error_line_is_not() {
+        let (pieces, error) = decode_all_ways(OllamaDecoder::default, &format!("{{\"mess\n{FIRST}{LAST}"));
+        assert_eq!((pieces.len(), error), (2, None));
+        let (pieces, error) =
+            decode_all_ways(OllamaDecoder::default, &format!("{FIRST}{{\"error\":\"oom\"}}\n"));
+        assert_eq!((pieces.len(), error), (1, Some(UpstreamError::Interrupted("oom".into()))));
+    }
+
+    #[test]
+    fn each_tool_call_has_an_index_and_an_id_of_its_own() {
+        let call = |name: &str| {
+            format!(
+                "{{\"message\":{{\"content\":\"\",\"tool_calls\":[{{\"function\":{{\"name\":\"{name}\",\"arguments\":{{}}}}}}]}}}}\n"
+            )
+        };
+        let (pieces, _) =
+            decode_all_ways(OllamaDecoder::default, &format!("{}{}{LAST}", call("f"), call("g")));
+        let calls: Vec<_> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Delta(delta) => delta.tool_calls.first(),
+                Piece::End { .. } => None,
+            })
+            .map(|call| (call.index, call.id.as_str(), call.name.as_str()))
+            .collect();
+        assert_eq!(calls, [(0, "call_0", "f"), (1, "call_1", "g")]);
+        let Some(Piece::End { finish_reason, .. }) = pieces.last() else { panic!("{pieces:?}") };
+        assert_eq!(*finish_reason, FinishReason::ToolCalls);
+    }
+}

@@ -1,0 +1,223 @@
+//! A streamed chat completion.
+//!
+//! The stream is whole when a finish reason came, with or without the closing `[DONE]`; without a finish reason it was
+//! cut, whatever else came. One malformed event is passed over and logged: the answer is whole only if its end is.
+
+use std::collections::VecDeque;
+
+use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta, Usage};
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::warn;
+
+use super::{WireUsage, finish_reason};
+use crate::answer::Piece;
+use crate::upstream::UpstreamError;
+use crate::upstream::decode::{LineTooLong, SseDecoder};
+use crate::upstream::http_client;
+use crate::upstream::stream::PieceDecoder;
+
+/// Turns server-sent events into pieces.
+#[derive(Debug, Default)]
+pub(super) struct OpenAiDecoder {
+    events: SseDecoder,
+    ready: VecDeque<Piece>,
+    model: Option<String>,
+    finish: Option<FinishReason>,
+    usage: Option<Usage>,
+    /// `[DONE]` came.
+    done: bool,
+    finished: bool,
+}
+
+impl PieceDecoder for OpenAiDecoder {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), UpstreamError> {
+        self.events.push(bytes);
+        while !self.done {
+            let event = self
+                .events
+                .next_event()
+                .map_err(|error: LineTooLong| UpstreamError::Protocol(error.to_string()))?;
+            match event {
+                None => break,
+                Some(data) if data == b"[DONE]" => self.done = true,
+                Some(data) => self.event(&data)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), UpstreamError> {
+        let Some(finish_reason) = self.finish else {
+            return Err(UpstreamError::Interrupted("the stream ended without a finish reason".into()));
+        };
+        if !std::mem::replace(&mut self.finished, true) {
+            self.ready.push_back(Piece::End { finish_reason, usage: self.usage });
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        self.ready.pop_front()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.done
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+}
+
+impl OpenAiDecoder {
+    fn event(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
+        let chunk: Chunk = match serde_json::from_slice(data) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                warn!(%error, "malformed event in a stream passed over");
+                return Ok(());
+            }
+        };
+        if chunk.error.is_some_and(|error| !error.is_null()) {
+            let (_, message) = http_client::describe(data);
+            return Err(UpstreamError::Interrupted(message));
+        }
+        if self.model.is_none() {
+            self.model = chunk.model;
+        }
+        if let Some(usage) = chunk.usage {
+            self.usage = Some(usage.into());
+        }
+        for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
+            if let Some(delta) = choice.delta.into_piece() {
+                self.ready.push_back(Piece::Delta(delta));
+            }
+            if let Some(name) = choice.finish_reason {
+                self.finish = Some(finish_reason(Some(&name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Chunk {
+    model: Option<String>,
+    #[serde(default)]
+    choices: Vec<ChunkChoice>,
+    usage: Option<WireUsage>,
+    error: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChunkChoice {
+    #[serde(default)]
+    index: u32,
+    #[serde(default)]
+    delta: Delta,
+    finish_reason: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Delta {
+    content: Option<String>,
+    reasoning: Option<String>,
+    reasoning_content: Option<String>,
+    tool_calls: Option<Vec<ToolDelta>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToolDelta {
+    #[serde(default)]
+    index: u32,
+    id: Option<String>,
+    function: Option<FunctionDelta>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FunctionDelta {
+    name: Option<String>,
+    arguments: Option<String>,
+}
+
+impl Delta {
+    /// `None` for a piece without content, such as the first of many servers, which holds the role alone.
+    fn into_piece(self) -> Option<StreamDelta> {
+        let tool_calls = self.tool_calls.into_iter().flatten().map(|call| {
+            let (name, arguments) =
+                call.function.map(|function| (function.name, function.arguments)).unwrap_or_default();
+            ToolCallDelta {
+                index: call.index,
+                id: call.id.unwrap_or_default(),
+                name: name.unwrap_or_default(),
+                arguments: arguments.unwrap_or_default(),
+            }
+        });
+        let delta = StreamDelta {
+            text: self.content.unwrap_or_default(),
+            reasoning: self.reasoning.or(self.reasoning_content).unwrap_or_default(),
+            tool_calls: tool_calls.collect(),
+        };
+        let empty = delta.text.is_empty() && delta.reasoning.is_empty() && delta.tool_calls.is_empty();
+        (!empty).then_some(delta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::stream::tests::decode_all_ways;
+
+    fn decode(body: &str) -> (String, Option<FinishReason>, Option<UpstreamError>) {
+        let (pieces, error) = decode_all_ways(OpenAiDecoder::default, body);
+        let (mut text, mut end) = (String::new(), None);
+        for piece in pieces {
+            assert_eq!(end, None, "a piece after the end");
+            match piece {
+                Piece::Delta(delta) => text.push_str(&delta.text),
+                Piece::End { finish_reason, .. } => end = Some(finish_reason),
+            }
+        }
+        (text, end, error)
+    }
+
+    /// As MAX Serve 26.6 sends it: the last content holds the finish reason, usage comes in a chunk without choices.
+    const WHOLE: &str = "\
+        data: {\"model\":\"tiny\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"caf\",\"role\":\"assistant\"}}]}\r\n\r\n\
+        data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\u{e9}\",\"role\":\"assistant\"},\"finish_reason\":\"length\"}]}\r\n\r\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\r\n\r\n\
+        data: [DONE]\r\n\r\n";
+
+    #[test]
+    fn a_recorded_stream_is_the_same_however_it_is_split() {
+        assert_eq!(decode(WHOLE), ("caf\u{e9}".into(), Some(FinishReason::Length), None));
+        let (pieces, _) = decode_all_ways(OpenAiDecoder::default, WHOLE);
+        let Some(Piece::End { usage: Some(usage), .. }) = pieces.last() else { panic!("{pieces:?}") };
+        assert_eq!((usage.input_tokens, usage.output_tokens), (3, 2));
+    }
+
+    #[test]
+    fn only_a_finish_reason_makes_a_stream_whole() {
+        let without_goodbye = WHOLE.replace("data: [DONE]\r\n\r\n", "");
+        assert_eq!(decode(&without_goodbye).1, Some(FinishReason::Length));
+        let cut = WHOLE.replace(",\"finish_reason\":\"length\"", "");
+        let (text, end, error) = decode(&cut);
+        assert_eq!((text.as_str(), end, error.unwrap().kind()), ("caf\u{e9}", None, "interrupted"));
+    }
+
+    #[test]
+    fn one_malformed_event_is_passed_over_and_an_error_event_is_not() {
+        let flawed = format!("data: {{\"choices\":\n\n{WHOLE}");
+        assert_eq!(decode(&flawed).1, Some(FinishReason::Length));
+        let failed = format!(
+            "{}data: {{\"error\":{{\"message\":\"worker died\"}}}}\n\n",
+            &WHOLE[..WHOLE.find("\r\n\r\n").unwrap() + 4]
+        );
+        let (text, end, error) = decode(&failed);
+        assert_eq!(
+            (text.as_str(), end, error),
+            ("caf", None, Some(UpstreamError::Interrupted("worker died".into())))
+        );
+    }
+}
