@@ -167,22 +167,12 @@ where
         LogFormat::Human => false,
         LogFormat::Auto => !terminal,
     };
-    if json {
-        tracing_subscriber::fmt::layer()
-            // It would write to standard error, and panic where that is closed.
-            .log_internal_errors(false)
-            .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
-            .event_format(format::Json)
-            .with_writer(writer)
-            .boxed()
-    } else {
-        tracing_subscriber::fmt::layer()
-            .log_internal_errors(false)
-            .event_format(format::Human)
-            .with_ansi(terminal)
-            .with_writer(writer)
-            .boxed()
-    }
+    let layer = tracing_subscriber::fmt::layer()
+        // It would write to standard error, and panic where that is closed.
+        .log_internal_errors(false)
+        .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+        .with_writer(writer);
+    if json { layer.event_format(format::Json).boxed() } else { layer.event_format(format::Human).boxed() }
 }
 
 #[derive(Debug)]

@@ -68,6 +68,15 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Kills it and starts an empty one in its place, at the same address.
+    ///
+    /// # Panics
+    /// The new one does not start.
+    pub async fn replace(mut self) -> Self {
+        self.child.kill().await.expect("redis-server ends");
+        Self::start_at(self.port).await.expect("its port is free again")
+    }
+
     /// Kills it, as a crash would.
     ///
     /// # Panics

@@ -109,6 +109,24 @@ async fn without_redis_the_chain_goes_on() {
 }
 
 #[tokio::test]
+async fn a_redis_that_comes_back_is_used_again() {
+    let mut suite = Options::new().redis().start().await;
+    let client = suite.client();
+    let redis = suite.redis.take().expect("there is a Redis");
+    suite.redis = Some(redis.replace().await);
+    let only = || {
+        let chat = ChatRequest { cache: CacheMode::Only.into(), ..question("after the restart") };
+        let mut client = client.clone();
+        async move { client.chat(chat).await.unwrap().into_inner() }
+    };
+    eventually("an answer from the new Redis", || async {
+        ask(&client, "after the restart").await;
+        served_by(&only().await).cached.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_request_decides_about_cache_degraded_answers_and_its_tier() {
     let suite = Suite::start().await;
     let client = suite.client();

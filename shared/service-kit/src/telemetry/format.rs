@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 /// One JSON object a line: time, level, target, message, the fields of the event and of the spans around it, and the
 /// ids of the trace.
@@ -25,7 +25,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut line = Map::new();
+        let mut line = span_fields(context);
         let metadata = event.metadata();
         line.insert(
             "timestamp".into(),
@@ -33,16 +33,6 @@ where
         );
         line.insert("level".into(), metadata.level().as_str().into());
         line.insert("target".into(), metadata.target().into());
-        for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
-        {
-            let extensions = span.extensions();
-            let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else {
-                continue;
-            };
-            if let Ok(Value::Object(fields)) = serde_json::from_str(fields) {
-                line.extend(fields.into_iter().filter(|(name, _)| !name.starts_with("otel.")));
-            }
-        }
         event.record(&mut Fields(&mut line));
         for (name, value) in ids(context, event) {
             line.insert(name.into(), value.into());
@@ -52,24 +42,31 @@ where
     }
 }
 
-/// Time, level, message and fields for a person at a terminal.
+/// Time, level, message, fields, and the ids to look further with, for a person at a terminal.
 pub(super) struct Human;
 
-impl<S, N> FormatEvent<S, N> for Human
+impl<S> FormatEvent<S, JsonFields> for Human
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, JsonFields>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let clock = now.get(11..23).unwrap_or(&now);
-        write!(writer, "{clock} {:>5} ", event.metadata().level())?;
-        context.format_fields(writer.by_ref(), event)?;
+        let mut fields = Map::new();
+        event.record(&mut Fields(&mut fields));
+        let message = fields.remove("message").unwrap_or_default();
+        write!(writer, "{clock} {:>5} {}", event.metadata().level(), plain(&message))?;
+        for (name, value) in &fields {
+            write!(writer, " {name}={}", plain(value))?;
+        }
+        if let Some(request_id) = span_fields(context).get("request_id") {
+            write!(writer, " request_id={}", plain(request_id))?;
+        }
         if let Some((_, trace_id)) = ids(context, event).next() {
             write!(writer, " trace_id={trace_id}")?;
         }
@@ -77,13 +74,33 @@ where
     }
 }
 
-fn ids<S, N>(
-    context: &FmtContext<'_, S, N>,
+/// A text as it is, anything else as JSON.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The fields of the spans around an event; those of inner spans win.
+fn span_fields<S>(context: &FmtContext<'_, S, JsonFields>) -> Map<String, Value>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let mut all = Map::new();
+    for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
+        let extensions = span.extensions();
+        let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else { continue };
+        if let Ok(Value::Object(fields)) = serde_json::from_str(fields) {
+            all.extend(fields.into_iter().filter(|(name, _)| !name.starts_with("otel.")));
+        }
+    }
+    all
+}
+
+fn ids<S>(
+    context: &FmtContext<'_, S, JsonFields>,
     event: &Event<'_>,
 ) -> impl Iterator<Item = (&'static str, String)>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
 {
     let id = event.parent().cloned().or_else(|| context.lookup_current().map(|span| span.id()));
     let ids = id.and_then(|id| {
