@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aiplatform_proto::FILE_DESCRIPTOR_SET;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
+use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{CircuitBreakerRegistry, State, SystemClock, Tier};
 use service_kit::cli::Service;
 use service_kit::config::Problems;
+use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
@@ -80,7 +81,6 @@ impl Service for AgentRouter {
             ChainMetrics::register(&mut registry, agents.tiers().iter().map(|tier| Arc::clone(&tier.name)));
         registry.register_collector(Box::new(BreakerCollector(Arc::clone(&breakers))));
         let limits = Limits { message_bytes: max_message_bytes, ..Limits::default() };
-        let layer = CallLayer::new(limits, shutdown.clone(), &mut registry);
         let health = Health::new(
             &[
                 "aiplatform.inference.v1.InferenceService",
@@ -90,6 +90,7 @@ impl Service for AgentRouter {
             DEPENDENCIES,
         )
         .await;
+        let layer = CallLayer::new(methods(health.services()), limits, shutdown.clone(), &mut registry);
 
         let background = Background::new();
         health.watch_runtime(&background)?;
@@ -111,7 +112,9 @@ impl Service for AgentRouter {
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        background.end_with(grpc::serve(grpc, routes, layer, health, shutdown, None), admin).await
+        background
+            .end_with(grpc::serve(grpc, routes, layer, health, shutdown, ServerOptions::INTERNAL), admin)
+            .await
     }
 }
 

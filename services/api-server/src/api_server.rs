@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aiplatform_proto::FILE_DESCRIPTOR_SET;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
+use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use service_kit::cli::Service;
+use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
@@ -59,12 +60,13 @@ impl Service for ApiServer {
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
         let Self { grpc, http, admin, mut registry, fleet } = self;
-        let layer = CallLayer::new(Limits::default(), shutdown.clone(), &mut registry);
         let services = [
             "aiplatform.resilience.v1.CircuitBreakerService",
             "aiplatform.resilience.v1.FallbackChainService",
         ];
         let health = Health::new(&services, DEPENDENCIES).await;
+        let layer =
+            CallLayer::new(methods(health.services()), Limits::default(), shutdown.clone(), &mut registry);
         let background = Background::new();
         health.watch_runtime(&background)?;
 
@@ -76,7 +78,7 @@ impl Service for ApiServer {
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
         let servers = async {
-            let grpc = grpc::serve(grpc, routes, layer, health, shutdown.clone(), None);
+            let grpc = grpc::serve(grpc, routes, layer, health, shutdown.clone(), ServerOptions::INTERNAL);
             tokio::try_join!(grpc, rest::serve(http, fleet, shutdown.clone())).map(|((), ())| ())
         };
         background.end_with(servers, admin).await

@@ -69,6 +69,7 @@ impl ServiceConfig for Config {
             timeout,
             "must be longer than 0",
         );
+        problems.require_plaintext("api_server.routers", &section.routers);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
     }

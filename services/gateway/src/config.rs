@@ -71,6 +71,7 @@ impl ServiceConfig for Config {
         problems.require(!message.is_empty(), "gateway.degraded_message", "\"\"", "must not be empty");
         let largest = section.max_request_bytes;
         problems.require(largest >= 1024, "gateway.max_request_bytes", largest, "must be at least 1024");
+        problems.require_plaintext("gateway.routers", &section.routers);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
     }

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aiplatform_proto::FILE_DESCRIPTOR_SET;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
+use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use service_kit::cli::Service;
+use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
@@ -22,6 +23,8 @@ use crate::service::Inference;
 /// How old a client's connection may become. Drawn once a process from ±10 % around this, so that the clients of one
 /// replica do not all come back at once.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(15 * 60);
+/// Streams that one client connection may have open.
+const MAX_CONCURRENT_STREAMS: u32 = 256;
 /// The largest answer that is taken from a router.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
@@ -66,8 +69,8 @@ impl Service for Gateway {
         let section = config.gateway;
         let routers = Arc::new(Routers::new(&section.routers, MAX_ANSWER_BYTES, &mut registry)?);
         let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
-        let layer = CallLayer::new(limits, shutdown.clone(), &mut registry);
         let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
+        let layer = CallLayer::new(methods(health.services()), limits, shutdown.clone(), &mut registry);
 
         let background = Background::new();
         health.watch_runtime(&background)?;
@@ -78,10 +81,12 @@ impl Service for Gateway {
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference);
         let age = MAX_CONNECTION_AGE.mul_f64(rand::random_range(0.9..1.1));
+        let options =
+            ServerOptions { max_concurrent_streams: MAX_CONCURRENT_STREAMS, max_connection_age: Some(age) };
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        background.end_with(grpc::serve(grpc, services, layer, health, shutdown, Some(age)), admin).await
+        background.end_with(grpc::serve(grpc, services, layer, health, shutdown, options), admin).await
     }
 }
 

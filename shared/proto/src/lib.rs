@@ -2,6 +2,8 @@
 //!
 //! Enum prefixes are stripped as prost does it: `ROLE_USER` is [`inference::v1::Role::User`].
 
+use prost::Message as _;
+
 pub mod json;
 pub mod time;
 pub mod validation;
@@ -41,5 +43,32 @@ pub mod resilience {
 /// Well-known types that fields of these messages have.
 pub use prost_types::{Duration, Timestamp};
 
+/// The methods of some of these services, as `package.Service/Method`.
+///
+/// `services` are fully qualified names; unknown ones have no methods.
+pub fn methods<'a>(services: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    // The bytes were made by the build script of this crate; should they ever not decode, no method is known.
+    let descriptors = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
+    let wanted: Vec<&str> = services.into_iter().collect();
+    let all = descriptors.file.iter().flat_map(|file| {
+        file.service
+            .iter()
+            .map(move |service| (format!("{}.{}", file.package(), service.name()), &service.method))
+    });
+    all.filter(|(name, _)| wanted.contains(&name.as_str()))
+        .flat_map(|(name, methods)| methods.iter().map(move |method| format!("{name}/{}", method.name())))
+        .collect()
+}
+
 /// The encoded `google.protobuf.FileDescriptorSet` of everything in this crate, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_methods_of_a_service_are_known() {
+        let service = "aiplatform.inference.v1.InferenceService";
+        let expected = ["Chat", "StreamChat", "ListModels"].map(|method| format!("{service}/{method}"));
+        assert_eq!(super::methods([service, "no.such.Service"]), expected);
+    }
+}

@@ -20,6 +20,12 @@ pub const MAX_MESSAGES: usize = 128;
 pub const MAX_TOOLS: usize = 128;
 /// Stop texts that a request may name.
 pub const MAX_STOPS: usize = 4;
+/// Parts that a message may have.
+pub const MAX_PARTS: usize = 64;
+/// Bytes of the name of a model or tier.
+pub const MAX_MODEL_NAME: usize = 256;
+/// Broken rules that are told; one is enough to refuse a request.
+pub const MAX_VIOLATIONS: usize = 16;
 /// Bytes of a name.
 pub const MAX_NAME: usize = 64;
 
@@ -47,6 +53,9 @@ const RESERVED: &[&str] = &[
 /// Checks a chat. Empty when every rule holds.
 pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     let mut found = Found::default();
+    for (field, name) in [("model", &chat.model), ("tier", &chat.tier)] {
+        found.require(name.len() <= MAX_MODEL_NAME, field, format!("must be at most {MAX_MODEL_NAME} bytes"));
+    }
     found.messages(&chat.messages);
     if let Some(sampling) = &chat.sampling {
         found.sampling(sampling);
@@ -69,6 +78,9 @@ struct Found(Vec<Violation>);
 
 impl Found {
     fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
+        if self.0.len() >= MAX_VIOLATIONS {
+            return;
+        }
         self.0.push(Violation { field: field.into(), rule: rule.into() });
     }
 
@@ -85,7 +97,7 @@ impl Found {
             "messages",
             format!("must be 1 to {MAX_MESSAGES} messages"),
         );
-        for (index, message) in messages.iter().enumerate() {
+        for (index, message) in messages.iter().take(MAX_MESSAGES).enumerate() {
             self.message(&format!("messages[{index}]"), message);
         }
         if let Some(last) = messages.last() {
@@ -104,7 +116,9 @@ impl Found {
                 "must have at least one part",
             );
         }
-        for (index, part) in message.content.iter().enumerate() {
+        let few = message.content.len() <= MAX_PARTS;
+        self.require(few, format!("{field}.content"), format!("must have at most {MAX_PARTS} parts"));
+        for (index, part) in message.content.iter().take(MAX_PARTS).enumerate() {
             self.part(&format!("{field}.content[{index}]"), part);
         }
         let only_assistant = message.tool_calls.is_empty() || role == Role::Assistant;
@@ -158,7 +172,7 @@ impl Found {
 
     fn tools(&mut self, tools: &[Tool]) {
         self.require(tools.len() <= MAX_TOOLS, "tools", format!("must be at most {MAX_TOOLS} tools"));
-        for (index, tool) in tools.iter().enumerate() {
+        for (index, tool) in tools.iter().take(MAX_TOOLS).enumerate() {
             self.require(is_identifier(&tool.name), format!("tools[{index}].name"), identifier_rule());
         }
     }
@@ -231,6 +245,19 @@ mod tests {
         for (chat, field) in cases {
             assert_eq!(fields(&chat), [field]);
         }
+    }
+
+    #[test]
+    fn a_flood_of_broken_rules_is_not_repeated_in_full() {
+        let parts = vec![ContentPart { part: None }; 10_000];
+        let messages = vec![Message { content: parts, ..text(Role::User, "") }; 200];
+        assert_eq!(violations(&chat(messages)).len(), MAX_VIOLATIONS);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_refused() {
+        let long = ChatRequest { model: "x".repeat(257), ..chat(vec![text(Role::User, "x")]) };
+        assert_eq!(fields(&long), ["model"]);
     }
 
     #[test]

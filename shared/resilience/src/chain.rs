@@ -4,9 +4,10 @@
 //! none is left, the next tier has its turn (*fallback*). What an error means for both the breaker and the walk is the
 //! error's own knowledge: see [`CallError`].
 //!
-//! The chain owns the timeouts. A call that is cut off by its share of the deadline counts as a failure of its backend;
-//! a tier whose share would be shorter than its own minimum is passed over instead, because a timeout that no healthy
-//! backend could have kept says nothing about the backend.
+//! The chain owns the timeouts. A call that is cut off by its tier's own limit counts as a failure of its backend. One
+//! that a hurried client's deadline left less than half of that limit does not, and with less than the tier's minimum none
+//! is made: a timeout that a healthy backend could not have kept says nothing about the backend, and a few impatient
+//! clients must not take it away from everybody.
 
 mod attempt;
 mod stats;
@@ -53,6 +54,11 @@ pub struct Tier<B> {
 }
 
 impl<B: Backend> Tier<B> {
+    /// The longest that a call may take; for a stream, to its first content.
+    fn limit(&self, streaming: bool) -> Option<Duration> {
+        if streaming { self.first_item_timeout } else { self.timeout }
+    }
+
     /// The breakers of its backends.
     pub fn breakers(&self) -> impl Iterator<Item = &CircuitBreaker> {
         self.backends.iter().filter_map(|backend| backend.breaker())
@@ -110,7 +116,7 @@ pub enum ChainError<E> {
     Exhausted {
         /// Every attempt.
         attempts: Vec<Attempt>,
-        /// When the first of the open breakers admits a probe. `None` when no breaker stood in the way.
+        /// When the first of the open breakers admits a probe, or of the overloaded backends wants to be asked again.
         retry_after: Option<Duration>,
     },
     /// The deadline passed, or left too little for the tiers that had not been tried.
@@ -165,6 +171,10 @@ impl<B: Backend> FallbackChain<B> {
     /// Walks the chain for an answer that has only begun when `call` returns: its permit is handed over, to be settled
     /// when the answer ends.
     ///
+    /// A probe has passed when it brought the first content. Its stream may go on for minutes, and holding the breaker
+    /// half-open all that time would keep everybody else from a backend that is well; so the probe is settled, and the
+    /// stream goes on with a permit like any other.
+    ///
     /// # Errors
     /// No tier answered, or one refused the request for good.
     pub async fn open<A, E, F, Fut>(&self, walk: Walk<'_, B>, call: F) -> Result<Served<A>, ChainError<E>>
@@ -211,7 +221,7 @@ impl<B: Backend> FallbackChain<B> {
 
     fn share(&self, walk: &Walk<'_, B>, index: usize) -> Deadline {
         let tier = &self.tiers[index];
-        let limit = if walk.streaming { tier.first_item_timeout } else { tier.timeout };
+        let limit = tier.limit(walk.streaming);
         let reserve = self.tiers[index + 1..]
             .iter()
             .filter(|later| (walk.exclude)(later).is_none())
@@ -252,6 +262,7 @@ impl Walker<'_> {
         Fut: Future<Output = Result<A, E>>,
     {
         let left = deadline.remaining();
+        let fair_time = tier.limit(streaming).unwrap_or_default() / 2;
         if left.is_zero() || left < tier.minimum {
             let detail = format!("{left:.0?} left, {:.0?} needed", tier.minimum);
             self.skip(index, tier, backend.name(), None, SkipReason::Deadline, detail);
@@ -268,20 +279,25 @@ impl Walker<'_> {
         let timed = tokio::time::timeout_at(deadline.instant(), call(Arc::clone(backend), deadline)).await;
         let (verdict, detail, error) = match timed {
             Ok(Ok(answer)) => {
-                let took = self.log.end(begun, AttemptOutcome::Success, String::new());
+                let took = self.log.end(begun, AttemptOutcome::Success, String::new(), String::new());
                 self.recorder.served(index, took);
+                let permit = if streaming { permit.and_then(Permit::passed_probe) } else { permit };
                 return Step::Served(answer, permit);
             }
             Ok(Err(error)) => (error.verdict(), error.to_string(), Some(error)),
             Err(_elapsed) => {
                 let what = if streaming { "first content" } else { "answer" };
-                (Verdict::TIMEOUT, format!("no {what} within {left:.1?}"), None)
+                let verdict = if left < fair_time { Verdict::HURRIED } else { Verdict::TIMEOUT };
+                (verdict, format!("no {what} within {left:.1?}"), None)
             }
         };
         if let Some(permit) = permit {
             permit.record(verdict.breaker);
         }
-        self.log.end(begun, verdict.outcome, detail);
+        let cause = error.as_ref().map_or_else(|| detail.clone(), CallError::cause);
+        let retry_after = error.as_ref().and_then(CallError::retry_after);
+        self.retry_after = self.retry_after.into_iter().chain(retry_after).min();
+        self.log.end(begun, verdict.outcome, detail, cause);
         self.recorder.ended(index, verdict.outcome);
         match (verdict.next, error) {
             (Next::Stop, Some(error)) => Step::Stopped(error),

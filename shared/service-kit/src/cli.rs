@@ -12,20 +12,16 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::{self, Environment, Loaded, ServiceConfig};
 use crate::health::READINESS;
 use crate::serving::ServeError;
-use crate::shutdown::{Shutdown, ShutdownConfig};
+use crate::shutdown::{ABORT, SPANS, Shutdown, ShutdownConfig};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 
 /// Exit code for a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 2;
-/// How long a collector may take to accept the last spans.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the servers may take to end once everything was aborted.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A process of the suite.
 pub trait Service: Sized + Send {
@@ -54,8 +50,7 @@ pub trait Service: Sized + Send {
     /// Where it listens, by purpose.
     fn addresses(&self) -> Vec<(&'static str, SocketAddr)>;
 
-    /// What to tell a person when it is ready. Written to standard error, and only on a terminal or where the service
-    /// exists to be tried.
+    /// What to tell a person on standard error when it is ready, where the service exists to be tried.
     fn welcome(&self) -> Option<String> {
         None
     }
@@ -155,10 +150,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 async fn live<S: Service>(config: S::Config) -> Result<(), ServeError> {
     let telemetry = Telemetry::init(S::telemetry(&config), S::NAME)?;
     let result = serve::<S>(config, &telemetry).await;
-    if let Err(error) = &result {
-        error!(error = error as &dyn std::error::Error, "failed");
-    }
-    telemetry.shut_down(FLUSH_TIMEOUT).await;
+    telemetry.shut_down(SPANS).await;
     result
 }
 
@@ -191,7 +183,7 @@ async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(
         ended = &mut running => return ended,
         () = shutdown.run(&shutdown_config, hurry) => {}
     }
-    if let Ok(ended) = tokio::time::timeout(ABORT_TIMEOUT, running).await {
+    if let Ok(ended) = tokio::time::timeout(ABORT, running).await {
         return ended;
     }
     warn!("requests were still in flight when the grace period ended");

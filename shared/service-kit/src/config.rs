@@ -83,9 +83,10 @@ pub fn load<T: ServiceConfig>(
     let defaults =
         Value::serialize(T::default()).map_err(|error| ConfigError::Defaults(error.to_string()))?;
     let own: Vec<String> = defaults.as_dict().map(|dict| dict.keys().cloned().collect()).unwrap_or_default();
-    let mut figment = Figment::from(Serialized::defaults(defaults));
     let known = T::ENVIRONMENT.iter().copied().flatten();
-    for (name, key, value) in environment.values(known, &own)? {
+    let variables = environment.values(known, &defaults)?;
+    let mut figment = Figment::from(Serialized::defaults(defaults));
+    for (name, key, value) in variables {
         let metadata = Metadata::named(format!("environment {name}"));
         figment = figment.merge(Layer { metadata, dict: nest(&key, value) });
     }

@@ -13,11 +13,23 @@ use crate::layer::CallLayer;
 use crate::serving::{Listener, ServeError};
 use crate::shutdown::Shutdown;
 
-/// Streams that one connection may have open.
-const MAX_CONCURRENT_STREAMS: u32 = 256;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// What differs between a public server and one inside the suite.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerOptions {
+    /// Streams that one connection may have open; further ones wait.
+    pub max_concurrent_streams: u32,
+    /// How old a connection may become before its client is told to make a new one.
+    pub max_connection_age: Option<Duration>,
+}
+
+impl ServerOptions {
+    /// For the suite's own services, which share one connection for all their requests.
+    pub const INTERNAL: Self = Self { max_concurrent_streams: 4096, max_connection_age: None };
+}
 
 /// The routes of health and reflection, to which a service adds its own.
 ///
@@ -62,17 +74,17 @@ pub async fn serve(
     layer: CallLayer,
     health: Health,
     shutdown: Shutdown,
-    max_connection_age: Option<Duration>,
+    options: ServerOptions,
 ) -> Result<(), ServeError> {
     let incoming = TcpIncoming::from(listener.listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
     let mut server = Server::builder()
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_concurrent_streams(options.max_concurrent_streams)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_LIST);
-    if let Some(age) = max_connection_age {
+    if let Some(age) = options.max_connection_age {
         server = server.max_connection_age(age);
     }
     let closed = async move {

@@ -6,8 +6,10 @@
 
 mod body;
 mod observer;
+mod pump;
 mod request;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,8 +27,9 @@ use tracing::Instrument as _;
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
 use crate::shutdown::Shutdown;
 use crate::status::Reason;
-use body::GuardedBody;
+use body::ObservedBody;
 use observer::Observer;
+use pump::PumpedBody;
 use request::Call;
 pub use request::{REQUEST_ID_HEADER, RequestId};
 
@@ -57,6 +60,7 @@ impl Default for Limits {
 
 #[derive(Debug)]
 struct Shared {
+    methods: HashSet<Arc<str>>,
     limits: Limits,
     shutdown: Shutdown,
     metrics: RpcMetrics,
@@ -70,11 +74,19 @@ pub struct CallLayer {
 }
 
 impl CallLayer {
-    /// A layer with these limits; `metrics` are registered here.
-    pub fn new(limits: Limits, shutdown: Shutdown, registry: &mut crate::metrics::Registry) -> Self {
-        let metrics = RpcMetrics::register(registry);
+    /// A layer with these limits around a server of these methods (`package.Service/Method`); its metrics are registered
+    /// here, with the label sets of all methods. Calls of anything else are counted as `_OTHER`, because their names come
+    /// from outside.
+    pub fn new(
+        methods: impl IntoIterator<Item = String>,
+        limits: Limits,
+        shutdown: Shutdown,
+        registry: &mut crate::metrics::Registry,
+    ) -> Self {
+        let methods: HashSet<Arc<str>> = methods.into_iter().map(Arc::from).collect();
+        let metrics = RpcMetrics::register(registry, &methods);
         let shutdown_metrics = ShutdownMetrics::register(registry);
-        Self { shared: Arc::new(Shared { limits, shutdown, metrics, shutdown_metrics }) }
+        Self { shared: Arc::new(Shared { methods, limits, shutdown, metrics, shutdown_metrics }) }
     }
 }
 
@@ -111,7 +123,7 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let shared = Arc::clone(&self.shared);
-        let call = Call::of(&request);
+        let call = Call::of(&request, &shared.methods);
         let span = call.span(&request);
         let mut observer = Observer::new(
             shared.metrics.clone(),
@@ -150,8 +162,12 @@ where
                 observer.end(status.code());
                 return Ok(Response::from_parts(parts, body));
             }
-            let body = GuardedBody::new(body, deadline, end, observer);
-            Ok(Response::from_parts(parts, Body::new(body)))
+            let body = if call.is_streaming() {
+                PumpedBody::start(body, deadline, end, observer)
+            } else {
+                Body::new(ObservedBody::new(body, observer))
+            };
+            Ok(Response::from_parts(parts, body))
         };
         Box::pin(future.instrument(span))
     }
@@ -177,7 +193,7 @@ fn shutting_down() -> Status {
 
 /// tonic refuses a message over its limit as OUT_OF_RANGE, where gRPC's specification says RESOURCE_EXHAUSTED.
 fn is_too_large(status: &Status) -> bool {
-    status.code() == Code::OutOfRange && status.message().contains("message length too large")
+    status.code() == Code::OutOfRange && status.message().contains("decoded message length too large")
 }
 
 fn too_large(limit: usize) -> Status {
@@ -198,7 +214,7 @@ impl Observer {
     fn refuse(&mut self, status: &Status, id: &RequestId) -> Response<Body> {
         self.end(status.code());
         if status.code() != Code::InvalidArgument {
-            tracing::warn!(reason = status.message(), "request cut off");
+            tracing::info!(reason = status.message(), "request cut off");
         }
         let mut response = status.clone().into_http();
         set_request_id(response.headers_mut(), id);

@@ -1,5 +1,6 @@
 //! The Prometheus registry and the metrics of every RPC server.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -53,9 +54,14 @@ pub struct RpcMetrics {
 }
 
 impl RpcMetrics {
-    /// Registers the metrics.
-    pub fn register(registry: &mut Registry) -> Self {
+    /// Registers the metrics, with a label set for each method.
+    pub(crate) fn register(registry: &mut Registry, methods: &HashSet<Arc<str>>) -> Self {
         let duration = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
+        for method in methods {
+            let code = crate::status::code_name(tonic::Code::Ok);
+            let labels = RpcLabels { rpc_method: Arc::clone(method), rpc_status_code: code };
+            drop(duration.get_or_create(&labels));
+        }
         registry.register(
             "rpc_server_call_duration_seconds",
             "Time from the head of a request to the end of its response",

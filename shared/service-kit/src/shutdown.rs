@@ -16,8 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{EnvVar, Parse, Problems, Seconds};
 
-/// Time that is kept for what follows the drain: last responses to write, spans to flush.
-const FLUSH: Duration = Duration::from_secs(3);
+/// How long servers may take to end once everything was aborted.
+pub(crate) const ABORT: Duration = Duration::from_secs(1);
+/// How long a collector may take to accept the last spans.
+pub(crate) const SPANS: Duration = Duration::from_secs(2);
+/// How long the last log lines and the runtime's threads may take.
+pub(crate) const LOGS: Duration = Duration::from_secs(2);
+/// The time that is kept for what follows the drain.
+const FLUSH: Duration = Duration::from_secs(ABORT.as_secs() + SPANS.as_secs() + LOGS.as_secs());
 
 /// The `shutdown` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,14 +142,14 @@ mod tests {
     fn a_grace_period_that_is_too_short_is_refused() {
         let mut problems = Problems::default();
         let config =
-            ShutdownConfig { termination_grace_period: Seconds::new(9), ..ShutdownConfig::default() };
+            ShutdownConfig { termination_grace_period: Seconds::new(11), ..ShutdownConfig::default() };
         config.check(&mut problems);
         let problem = &problems.found()[0];
         assert_eq!(
             (problem.key.as_str(), problem.value.as_str()),
-            ("shutdown.termination_grace_period", "9s")
+            ("shutdown.termination_grace_period", "11s")
         );
-        assert!(problem.rule.ends_with("which is 9s"), "{problem}");
+        assert!(problem.rule.ends_with("which is 11s"), "{problem}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -163,7 +169,7 @@ mod tests {
         };
         let ((), times) = tokio::join!(shutdown.run(&config, std::future::pending()), observe);
         let whole = |time: Duration| (time.as_secs_f64()).round();
-        assert_eq!((whole(times.0), whole(times.1), whole(times.2)), (0.0, 1.0, 22.0));
+        assert_eq!((whole(times.0), whole(times.1), whole(times.2)), (0.0, 1.0, 20.0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,12 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 pub const DOMAIN: &str = "ai-platform";
 
 /// gRPC's server pushback: milliseconds to wait before a retry, or -1 for "do not".
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
+pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// A status travels in headers, which clients take up to 16 KiB of; one that is larger costs the whole connection. So
+/// what came from outside is cut before it is said again.
+const MAX_TEXT: usize = 512;
+const MAX_FIELDS: usize = 16;
 
 /// Why a request ended in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +54,10 @@ pub enum Reason {
     StreamInterrupted,
     /// No replica answered an operator's question.
     NoReplicaReachable,
+    /// The client does not read its stream.
+    ClientTooSlow,
+    /// The method is not served by this version.
+    NotServed,
     /// A bug.
     Internal,
 }
@@ -64,13 +73,14 @@ impl Reason {
             | Self::NoReplicaReachable
             | Self::ShuttingDown
             | Self::StreamInterrupted => Code::Unavailable,
-            Self::RequestTooLarge => Code::ResourceExhausted,
+            Self::RequestTooLarge | Self::ClientTooSlow => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => Code::InvalidArgument,
             Self::ModelNotFound
             | Self::TierNotFound
             | Self::CircuitBreakerNotFound
             | Self::FallbackChainNotFound => Code::NotFound,
+            Self::NotServed => Code::Unimplemented,
             Self::Internal => Code::Internal,
         }
     }
@@ -94,6 +104,8 @@ impl Reason {
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::StreamInterrupted => "STREAM_INTERRUPTED",
             Self::NoReplicaReachable => "NO_REPLICA_REACHABLE",
+            Self::ClientTooSlow => "CLIENT_TOO_SLOW",
+            Self::NotServed => "NOT_SERVED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -152,7 +164,12 @@ impl StatusBuilder {
     }
 
     /// The status.
-    pub fn build(self) -> Status {
+    pub fn build(mut self) -> Status {
+        self.message = shorten(&self.message, MAX_TEXT);
+        self.fields.truncate(MAX_FIELDS);
+        for text in self.metadata.values_mut() {
+            *text = shorten(text, MAX_TEXT);
+        }
         let mut details = ErrorDetails::with_error_info(self.reason.as_str(), DOMAIN, self.metadata);
         if let Some(delay) = self.retry_after {
             details.set_retry_info(Some(delay));
@@ -161,7 +178,7 @@ impl StatusBuilder {
             details.set_bad_request(self.fields);
         }
         if let Some((kind, name)) = self.resource {
-            details.set_resource_info(kind, name, "", "");
+            details.set_resource_info(kind, shorten(&name, MAX_TEXT), "", "");
         }
         let mut status = Status::with_error_details(self.reason.code(), self.message, details);
         let pushback = match self.reason {
@@ -181,6 +198,8 @@ impl StatusBuilder {
             | Reason::CircuitBreakerNotFound
             | Reason::FallbackChainNotFound
             | Reason::NoReplicaReachable
+            | Reason::ClientTooSlow
+            | Reason::NotServed
             | Reason::Internal => None,
         };
         if let Some(pushback) = pushback {
@@ -188,6 +207,19 @@ impl StatusBuilder {
         }
         status
     }
+}
+
+/// A text cut to so many characters, with a mark where it was cut.
+pub fn shorten(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The answer of a method that the API has and this version does not serve.
+pub fn not_served(method: &str) -> Status {
+    Reason::NotServed.status(format!("{method} is part of the API but not served by this version")).build()
 }
 
 /// The reason in a status' ErrorInfo, when it has one of ours.
@@ -205,7 +237,9 @@ pub fn normalise_client_error(status: Status) -> Status {
         return status;
     }
     if causes(&status).any(<dyn Error>::is::<tonic::TimeoutExpired>) {
-        return Reason::DeadlineExceeded.status("the deadline passed").build();
+        let mut late = Reason::DeadlineExceeded.status("no answer within the deadline").build();
+        late.set_source(std::sync::Arc::new(TransportError { never_left: false }));
+        return late;
     }
     let root = causes(&status).last().map(ToString::to_string).unwrap_or_default();
     let mut lost = Status::unavailable(format!("connection lost: {root}"));
@@ -218,13 +252,13 @@ pub fn never_reached_server(status: &Status) -> bool {
     causes(status).any(|cause| cause.downcast_ref::<TransportError>().is_some_and(|error| error.never_left))
 }
 
-/// Whether a (normalised) status was made by a lost connection and not by the server.
+/// Whether a (normalised) status was made here, by a lost connection or a silent server, and is not the server's word.
 pub fn is_transport_error(status: &Status) -> bool {
     causes(status).any(<dyn Error>::is::<TransportError>)
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("connection lost")]
+#[error("no answer")]
 struct TransportError {
     never_left: bool,
 }
@@ -285,6 +319,18 @@ mod tests {
         let ending = Reason::ShuttingDown.status("ending").retry_after(Some(Duration::from_secs(1))).build();
         assert_eq!(ending.metadata().get(PUSHBACK).unwrap(), "0");
         assert_eq!(ending.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_status_fits_into_headers_whatever_it_repeats() {
+        let long = "é".repeat(20_000);
+        let mut status = Reason::ModelNotFound.status(&long).with("model", &long).resource("model", &long);
+        for _ in 0..1000 {
+            status = status.field("messages", "must be shorter");
+        }
+        let status = status.build();
+        assert!(status.message().len() + status.details().len() < 6_000);
+        assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), MAX_FIELDS);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use serde::{Deserialize, Serialize};
 use tracing::{Subscriber, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -79,6 +80,7 @@ impl TelemetryConfig {
 
     /// Refuses directives that cannot be parsed.
     pub fn check(&self, problems: &mut Problems) {
+        problems.require_plaintext("telemetry.otlp_endpoint", &self.otlp_endpoint);
         if let Err(error) = EnvFilter::try_new(&self.log_level) {
             problems.add(
                 "telemetry.log_level",
@@ -109,13 +111,7 @@ impl Telemetry {
         let filter =
             EnvFilter::try_new(&config.log_level).map_err(|error| ServeError::set_up("logging", error))?;
         tracing_subscriber::registry()
-            .with(
-                tracing_opentelemetry::layer()
-                    .with_tracer(provider.tracer("ai-platform"))
-                    .with_location(false)
-                    .with_threads(false)
-                    .with_target(false),
-            )
+            .with(otel_layer(&provider))
             .with(log_layer(config.log_format, writer).with_filter(filter))
             .try_init()
             .map_err(|error| ServeError::set_up("logging", error))?;
@@ -152,9 +148,27 @@ fn provider(config: &TelemetryConfig, service: &str) -> Result<SdkTracerProvider
                 .map_err(|error| ServeError::set_up("the OTLP exporter", error))?;
             Ok(builder.with_batch_exporter(exporter).build())
         }
-        // Spans that nobody collects are not recorded, but have ids.
-        Some(_) | None => Ok(builder.with_sampler(Sampler::AlwaysOff).build()),
+        // Spans that nobody collects have ids all the same, and a caller's own trace goes on through them.
+        Some(_) | None => {
+            Ok(builder.with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff))).build())
+        }
     }
+}
+
+/// The crates whose spans are ours. Those of h2 and hyper would drown them, and exporting would make more of them.
+const TRACED: [&str; 4] = ["agent_router", "api_server", "gateway", "service_kit"];
+
+fn otel_layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + Send + Sync + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let ours = Targets::new().with_targets(TRACED.map(|target| (target, tracing::Level::INFO)));
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("ai-platform"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_filter(ours)
 }
 
 fn log_layer<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>

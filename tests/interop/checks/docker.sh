@@ -5,8 +5,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 need_grpcurl
 
-# Compose sends the sources once for each image. From a copy, all are built of the same state, and out of one compilation,
-# also when somebody edits a file meanwhile.
+# Compose sends the sources once for each image. From a copy, all are built of the same state and out of one
+# compilation, also when somebody edits a file meanwhile.
 mkdir "$WORK/suite"
 tar -C "$ROOT" --exclude=./target --exclude=./.git -c . | tar -C "$WORK/suite" -x
 cd "$WORK/suite"

@@ -52,6 +52,17 @@ impl Permit {
         self.record(Outcome::Ignored);
     }
 
+    /// Settles a probe as a success and goes on with a permit like any other, if the breaker gives one. Any other permit
+    /// is returned as it is.
+    pub(crate) fn passed_probe(self) -> Option<Self> {
+        if self.state() != State::HalfOpen {
+            return Some(self);
+        }
+        let breaker = self.breaker.clone();
+        self.success();
+        breaker.acquire().ok()
+    }
+
     /// Records an outcome.
     pub fn record(mut self, outcome: Outcome) {
         self.settled = true;

@@ -12,6 +12,17 @@ use crate::breaker::{Outcome, State};
 pub trait CallError: fmt::Display {
     /// What it means for the breaker, for the record, and for the walk.
     fn verdict(&self) -> Verdict;
+
+    /// What went wrong, for logs: nothing in it was said by the backend, which may quote the request. By default the
+    /// error's own words.
+    fn cause(&self) -> String {
+        self.to_string()
+    }
+
+    /// When the backend wants to be asked again, if it said so.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What the end of a call means.
@@ -29,6 +40,9 @@ impl Verdict {
     /// The backend did not answer in time: a failure, and the next backend's turn.
     pub const TIMEOUT: Self =
         Self { breaker: Outcome::Failure, outcome: AttemptOutcome::Timeout, next: Next::Backend };
+
+    /// The backend did not answer in a time that was too short to blame it.
+    pub const HURRIED: Self = Self { breaker: Outcome::Ignored, ..Self::TIMEOUT };
 }
 
 /// Where the walk goes after an error.
@@ -117,8 +131,10 @@ pub struct Attempt {
     pub started_after: Duration,
     /// How long it took. For a stream: to its first content.
     pub took: Duration,
-    /// What went wrong, in words. Empty on success.
+    /// What went wrong, in words, for the caller. Empty on success.
     pub detail: String,
+    /// The same for logs, without anything that the backend said. Empty on success.
+    pub cause: String,
 }
 
 /// An attempt under way.
@@ -149,13 +165,20 @@ impl AttemptLog {
             started_after: at.saturating_duration_since(self.started),
             took: Duration::ZERO,
             detail: String::new(),
+            cause: String::new(),
         };
         Begun { attempt, at }
     }
 
-    pub(super) fn end(&mut self, begun: Begun, outcome: AttemptOutcome, detail: String) -> Duration {
+    pub(super) fn end(
+        &mut self,
+        begun: Begun,
+        outcome: AttemptOutcome,
+        detail: String,
+        cause: String,
+    ) -> Duration {
         let took = begun.at.elapsed();
-        self.attempts.push(Attempt { outcome, took, detail, ..begun.attempt });
+        self.attempts.push(Attempt { outcome, took, detail, cause, ..begun.attempt });
         took
     }
 
@@ -169,7 +192,8 @@ impl AttemptLog {
     ) {
         let begun = self.begin(tier, backend, breaker_state);
         let outcome = AttemptOutcome::Skipped(reason);
-        self.attempts.push(Attempt { outcome, detail, ..begun.attempt });
+        let cause = detail.clone();
+        self.attempts.push(Attempt { outcome, detail, cause, ..begun.attempt });
     }
 
     pub(super) fn into_attempts(self) -> Vec<Attempt> {

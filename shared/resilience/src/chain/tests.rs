@@ -186,6 +186,34 @@ async fn an_opened_stream_keeps_its_permit_to_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_streams_probe_has_passed_with_its_first_content() {
+    let clock = ManualClock::new();
+    let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
+    let breaker = CircuitBreaker::new("a", config, Arc::new(clock.clone()));
+    breaker.acquire().unwrap().failure();
+    clock.advance(ms(30_000));
+    let backend = Arc::new(Scripted { name: "a", breaker: Some(breaker.clone()), script: Script::Answer });
+    let chain = FallbackChain::new(vec![tier("one", vec![backend])]);
+    let mut served = chain.open(Walk { streaming: true, ..walk(ms(1000)) }, play).await.unwrap();
+    assert_eq!(served.attempts[0].breaker_state, Some(State::HalfOpen));
+    assert_eq!(breaker.state(), State::Closed);
+    served.permit.take().unwrap().failure();
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hurried_client_does_not_open_a_breaker() {
+    let slow = backend("a", Script::Hang);
+    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&slow)])]);
+    for (timeout, state) in [(2400, State::Closed), (2600, State::Open)] {
+        let error = chain.run(walk(ms(timeout)), play).await.unwrap_err();
+        let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
+        assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Timeout)]);
+        assert_eq!(slow.breaker().unwrap().state(), state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_walk_is_counted_and_gives_its_permit_back() {
     let hanging = backend("a", Script::Hang);
     let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&hanging)])]);

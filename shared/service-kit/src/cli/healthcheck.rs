@@ -17,6 +17,8 @@ pub(super) async fn run(address: SocketAddr, service: &str) -> Result<(), String
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| failed(&error))?
         .connect_timeout(TIMEOUT)
+        // A stuck process still has its connections accepted, by the kernel.
+        .timeout(TIMEOUT)
         .connect()
         .await
         .map_err(|error| failed(&error))?;

@@ -92,7 +92,7 @@ impl Environment {
     pub(super) fn values<'a>(
         &'a self,
         known: impl Iterator<Item = &'a EnvVar>,
-        own: &[String],
+        defaults: &Value,
     ) -> Result<Vec<Setting<'a>>, ConfigError> {
         let mut values = Vec::new();
         for variable in known {
@@ -109,8 +109,9 @@ impl Environment {
             if !SECTIONS.contains(&section) {
                 return Err(Problem::unknown_key(name, section, SECTIONS).into());
             }
-            if own.iter().any(|own| own == section) {
-                values.push((name, key, scalar(text)));
+            if defaults.find_ref(section).is_some() {
+                let value = scalar(text, defaults.find_ref(&key.join(".")));
+                values.push((name, key, value));
             }
         }
         Ok(values)
@@ -124,16 +125,17 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     }
 }
 
-/// Reads text as YAML would read a scalar: booleans and numbers are recognised, everything else is text.
-fn scalar(text: &str) -> Value {
-    if let Ok(value) = text.parse::<bool>() {
-        return Value::from(value);
-    }
-    if let Ok(value) = text.parse::<u64>() {
-        return Value::from(value);
-    }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Value::from(value),
-        _ => Value::from(text),
+/// Reads text as the type that the key has by default; text where it has none, because what is unset by default is text
+/// (or a time, which may be written as text).
+fn scalar(text: &str, default: Option<&Value>) -> Value {
+    match default {
+        Some(Value::Bool(..)) => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
+        Some(Value::Num(..)) => match (text.parse::<u64>(), text.parse::<f64>()) {
+            (Ok(whole), _) => Value::from(whole),
+            (Err(_), Ok(number)) if number.is_finite() => Value::from(number),
+            _ => Value::from(text),
+        },
+        Some(Value::String(..) | Value::Char(..) | Value::Empty(..) | Value::Dict(..) | Value::Array(..))
+        | None => Value::from(text),
     }
 }

@@ -8,6 +8,7 @@ use figment::error::Kind;
 use thiserror::Error;
 
 use super::print;
+use super::types::Endpoint;
 
 /// One wrong key or value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,14 @@ impl Problems {
         }
     }
 
+    /// Adds a problem for each endpoint that wants TLS, where the connection has none.
+    pub fn require_plaintext<'a>(&mut self, key: &str, endpoints: impl IntoIterator<Item = &'a Endpoint>) {
+        for endpoint in endpoints {
+            let plaintext = endpoint.url().scheme() == "http";
+            self.require(plaintext, key, endpoint, "must be an http:// URL: this connection has no TLS yet");
+        }
+    }
+
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
@@ -149,6 +158,10 @@ impl ConfigError {
             }
             Kind::UnknownVariant(name, known) => {
                 Problem::new(key, name, format!("must be one of {}", known.join(", ")))
+            }
+            // What was given is part of such a message, and a secret is not to be shown.
+            Kind::InvalidType(_, expected) if print::is_secret(&key) => {
+                Problem::new(key, "", format!("must be {expected}"))
             }
             Kind::InvalidType(actual, expected) => {
                 Problem::new(key, "", format!("must be {expected}, not {actual}"))

@@ -72,6 +72,9 @@ impl Visitor<'_> for SecondsVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Seconds, E> {
+        if let Ok(seconds) = text.trim().parse::<f64>() {
+            return self.visit_f64(seconds);
+        }
         let time = humantime::parse_duration(text);
         let rule = "must be a time such as 5s or 250ms, or a number of seconds";
         bounded(time.map_err(|_| E::custom(rule))?)

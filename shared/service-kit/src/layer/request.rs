@@ -1,5 +1,6 @@
 //! What the head of a request says.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 const MAX_REQUEST_ID: usize = 128;
+/// OpenTelemetry's name for a method that is not known.
+const OTHER: &str = "_OTHER";
 
 /// Names a request in logs, traces and responses. The caller's own, when it sent a usable one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,23 +50,31 @@ impl RequestId {
 /// A call that has begun.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// `package.Service/Method` for our own services; `None` for health and reflection, which are neither traced nor
-    /// timed: probes would drown what matters.
+    /// `package.Service/Method` for a method that is served, `_OTHER` for one that is not; `None` for health and
+    /// reflection, which are neither traced nor timed: probes would drown what matters.
     pub(super) method: Option<Arc<str>>,
     pub(super) request_id: RequestId,
     streaming: bool,
 }
 
 impl Call {
-    pub(super) fn of<B>(request: &Request<B>) -> Self {
+    pub(super) fn of<B>(request: &Request<B>, methods: &HashSet<Arc<str>>) -> Self {
         let path = request.uri().path().trim_start_matches('/');
-        let ours = path.starts_with("aiplatform.");
+        let method = match methods.get(path) {
+            Some(method) => Some(Arc::clone(method)),
+            None if path.starts_with("grpc.") => None,
+            None => Some(Arc::from(OTHER)),
+        };
         let name = path.rsplit('/').next().unwrap_or_default();
         Self {
-            method: ours.then(|| Arc::from(path)),
+            method,
             request_id: RequestId::of(request.headers()),
             streaming: name.starts_with("Stream") || name.starts_with("Watch"),
         }
+    }
+
+    pub(super) fn is_streaming(&self) -> bool {
+        self.streaming || !self.is_ours()
     }
 
     pub(super) fn is_ours(&self) -> bool {

@@ -11,7 +11,7 @@ use tower::{ServiceExt as _, service_fn};
 use super::*;
 use crate::metrics::{Registry, encode};
 
-const METHOD: &str = "aiplatform.inference.v1.InferenceService/Chat";
+const METHOD: &str = "aiplatform.inference.v1.InferenceService/StreamChat";
 
 struct Wrapped {
     layer: CallLayer,
@@ -22,7 +22,7 @@ struct Wrapped {
 impl Wrapped {
     fn new() -> Self {
         let (shutdown, mut registry) = (Shutdown::new(), Registry::default());
-        let layer = CallLayer::new(Limits::default(), shutdown.clone(), &mut registry);
+        let layer = CallLayer::new([METHOD.to_owned()], Limits::default(), shutdown.clone(), &mut registry);
         Self { layer, shutdown, registry }
     }
 
@@ -92,7 +92,7 @@ async fn a_stream_that_runs_past_its_deadline_is_ended_with_trailers() {
 #[tokio::test(start_paused = true)]
 async fn without_a_deadline_a_call_has_the_default_and_a_longer_one_is_capped() {
     let wrapped = Wrapped::new();
-    for (timeout, seconds) in [(None, 60), (Some("99999999H"), 300)] {
+    for (timeout, seconds) in [(None, 300), (Some("99999999H"), 300)] {
         let began = Instant::now();
         wrapped.call(timeout, std::future::pending::<Body>).await;
         assert_eq!(began.elapsed().as_secs(), seconds);
@@ -120,5 +120,44 @@ async fn a_call_that_is_dropped_is_counted_as_cancelled() {
     assert!(wrapped.counted("CANCELLED"));
     let wrapped = Wrapped::new();
     drop(wrapped.call(None, async || endless()).await);
+    // The body's task ends when it is next looked at.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(wrapped.counted("CANCELLED"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_reading_holds_nobody() {
+    for (timeout, after) in [(Some("5S"), 5), (None, 30)] {
+        let wrapped = Wrapped::new();
+        let (held, released) = tokio::sync::oneshot::channel::<()>();
+        let held = Arc::new(parking_lot::Mutex::new(Some(held)));
+        let began = Instant::now();
+        let response = wrapped
+            .call(timeout, move || {
+                let held = held.lock().take();
+                async move {
+                    // Always more to read, and a guard that tells when nobody reads any more.
+                    Body::new(StreamBody::new(futures_util::stream::unfold(held, |held| async move {
+                        Some((Ok::<_, Status>(http_body::Frame::data(Bytes::from_static(b"more"))), held))
+                    })))
+                }
+            })
+            .await;
+        assert!(released.await.is_err(), "the guard is dropped, not used");
+        assert!(began.elapsed().abs_diff(Duration::from_secs(after)) < Duration::from_millis(50));
+        drop(response);
+    }
+}
+
+#[tokio::test]
+async fn a_path_from_outside_is_no_label() {
+    let wrapped = Wrapped::new();
+    let inner = service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Status::unimplemented("no such method").into_http())
+    });
+    let request = Request::builder().uri("http://router/aiplatform.evil/x").body(Body::empty()).unwrap();
+    drop(wrapped.layer.layer(inner).oneshot(request).await);
+    let text = encode(&wrapped.registry).unwrap();
+    assert!(text.contains("rpc_method=\"_OTHER\",rpc_status_code=\"UNIMPLEMENTED\"} 1"), "{text}");
+    assert!(!text.contains("evil"));
 }
