@@ -163,7 +163,8 @@ fn build_tier(
     let kind = tier.kind();
     let models = |tier: &ModelTier, target: &dyn Fn(&Endpoint) -> Target| {
         let backends = tier.endpoints.iter().map(|endpoint| {
-            let name = format!("{}/{}", endpoint.authority(), tier.model);
+            let path = endpoint.url().path().trim_end_matches('/');
+            let name = format!("{}{path}/{}", endpoint.authority(), tier.model);
             let breaker = breakers.get_or_create(&name, &settings.breaker)?;
             Ok(Arc::new(Backend::new(kind, name, Some(breaker), target(endpoint))))
         });

@@ -82,8 +82,6 @@ pub struct AnswerStream {
     pub rest: Pieces,
     /// Where it comes from.
     pub origin: Origin,
-    /// How long the stream may be silent.
-    pub idle_timeout: Duration,
 }
 
 /// The pieces that follow the first.
@@ -121,7 +119,6 @@ impl From<Answer> for AnswerStream {
             first: Piece::Delta(delta),
             rest: Pieces::Ready([Piece::End { finish_reason, usage }].into()),
             origin,
-            idle_timeout: Duration::MAX,
         }
     }
 }

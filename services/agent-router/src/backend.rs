@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aiplatform_proto::inference::v1::{FinishReason, TierKind};
-use resilience::{CircuitBreaker, Deadline};
+use resilience::{CircuitBreaker, Deadline, Tier};
 
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 pub use crate::cache::Store;
@@ -41,11 +41,6 @@ impl Backend {
     /// A backend.
     pub fn new(kind: Kind, name: String, breaker: Option<CircuitBreaker>, target: Target) -> Self {
         Self { kind, name, breaker, target }
-    }
-
-    /// The kind of its tier.
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// Asks for a whole answer.
@@ -87,6 +82,16 @@ impl resilience::Backend for Backend {
     fn breaker(&self) -> Option<&CircuitBreaker> {
         self.breaker.as_ref()
     }
+}
+
+/// The kind of a tier. `None` for one without backends, such as a cache tier where the cache is off.
+pub fn kind_of(tier: &Tier<Backend>) -> Option<Kind> {
+    tier.backends.first().map(|backend| backend.kind)
+}
+
+/// Whether models answer in a tier.
+pub fn is_model(tier: &Tier<Backend>) -> bool {
+    matches!(kind_of(tier), Some(Kind::Openai | Kind::Ollama))
 }
 
 fn degraded(text: &str) -> Answer {

@@ -22,6 +22,9 @@ pub use key::CacheKey;
 use store::Stored;
 pub use store::{OpenError, Store};
 
+/// How long what is queued at the end may take to be stored; a store that hangs must not hold the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The answers of all agents.
 #[derive(Debug)]
 pub struct AnswerCache {
@@ -110,13 +113,20 @@ impl AnswerCache {
 }
 
 impl Writer {
-    /// Stores what is queued until the cache is gone or `stop`, and then what is queued still.
+    /// Stores what is queued until the cache is gone or `stop`, and then what is queued still, for a second.
     pub async fn run(mut self, stop: CancellationToken) {
         while let Some(Some(write)) = stop.run_until_cancelled(self.queue.recv()).await {
             self.store(write).await;
         }
-        while let Ok(write) = self.queue.try_recv() {
-            self.store(write).await;
+        let flush = async {
+            while let Ok(write) = self.queue.try_recv() {
+                self.store(write).await;
+            }
+        };
+        if tokio::time::timeout(FLUSH_TIMEOUT, flush).await.is_err() {
+            while self.queue.try_recv().is_ok() {
+                self.metrics.dropped();
+            }
         }
     }
 

@@ -182,7 +182,7 @@ pub struct TierConfig {
     pub model: Option<String>,
     /// Sent as a bearer token (openai).
     pub api_key: Option<Secret>,
-    /// The longest that a whole answer may take (openai, ollama). Unset: `circuit_breaker.call_timeout`.
+    /// The longest that a unary answer may take (openai, ollama). Unset: `circuit_breaker.call_timeout`.
     pub timeout: Option<Seconds>,
     /// The longest that a stream may take to its first content (openai, ollama). Unset: as `timeout`.
     pub first_token_timeout: Option<Seconds>,

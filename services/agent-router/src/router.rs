@@ -8,7 +8,7 @@ use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceS
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
-use resilience::{CircuitBreakerRegistry, State, SystemClock, Tier};
+use resilience::{CircuitBreakerRegistry, State, SystemClock};
 use service_kit::cli::Service;
 use service_kit::config::Problems;
 use service_kit::grpc::ServerOptions;
@@ -22,9 +22,9 @@ use service_kit::{admin, grpc};
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
-use crate::backend::Backend;
+use crate::backend::kind_of;
 use crate::cache::{AnswerCache, Writer};
-use crate::config::Config;
+use crate::config::{Config, Kind};
 use crate::identity::Identity;
 use crate::metrics::{BreakerCollector, CacheMetrics, ChainMetrics};
 use crate::service::{CircuitBreakers, FallbackChains, Inference};
@@ -162,16 +162,27 @@ impl AgentRouter {
     }
 }
 
-fn is_well(tier: &Tier<Backend>) -> bool {
-    let mut breakers = tier.breakers().peekable();
-    breakers.peek().is_none() || breakers.any(|breaker| breaker.state() != State::Open)
+/// The names of dependencies, each with the kind of tier that it stands for.
+const DEPENDENCY_KINDS: [(&str, Kind); 3] =
+    [("max", Kind::Openai), ("ollama", Kind::Ollama), ("cache", Kind::Cache)];
+
+/// Whether the tiers of a kind let calls through; `None` when there are none.
+fn is_well(agents: &Agents, kind: Kind) -> Option<bool> {
+    let mut tiers = agents.tiers().iter().filter(|tier| kind_of(tier) == Some(kind)).peekable();
+    tiers.peek()?;
+    Some(tiers.all(|tier| {
+        let mut breakers = tier.breakers().peekable();
+        breakers.peek().is_none() || breakers.any(|breaker| breaker.state() != State::Open)
+    }))
 }
 
-/// A dependency is well while some breaker of its tier lets calls through.
+/// A dependency is well while some breaker of each of its tiers lets calls through.
 async fn watch_dependencies(health: Health, agents: Arc<Agents>, stop: CancellationToken) {
     loop {
-        for tier in agents.tiers() {
-            health.set_dependency(&tier.name, is_well(tier)).await;
+        for (name, kind) in DEPENDENCY_KINDS {
+            if let Some(well) = is_well(&agents, kind) {
+                health.set_dependency(name, well).await;
+            }
         }
         if stop.run_until_cancelled(tokio::time::sleep(DEPENDENCY_INTERVAL)).await.is_none() {
             return;

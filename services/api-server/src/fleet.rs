@@ -7,6 +7,7 @@ use aiplatform_proto::resilience::v1 as wire;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use aiplatform_proto::resilience::v1::fallback_chain_service_client::FallbackChainServiceClient;
 use futures_util::future::join_all;
+use resilience::Deadline;
 use service_kit::config::Endpoint;
 use service_kit::grpc::channel;
 use service_kit::serving::ServeError;
@@ -19,6 +20,9 @@ use tracing::{Span, warn};
 
 /// Breakers and chains are asked for in pages of this size, the largest there is.
 const PAGE_SIZE: u32 = 1000;
+
+/// What is kept of a caller's deadline for putting the answers together.
+const MARGIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct Replica {
@@ -63,6 +67,7 @@ impl Fleet {
         &self,
         replica: &str,
         states: &[i32],
+        deadline: Option<Deadline>,
     ) -> Result<View<wire::CircuitBreaker>, Status> {
         let request = wire::ListCircuitBreakersRequest {
             replica: replica.to_owned(),
@@ -70,7 +75,7 @@ impl Fleet {
             page_size: PAGE_SIZE,
             page_token: String::new(),
         };
-        let timeout = self.timeout;
+        let timeout = self.patience(deadline);
         let call = |channel| {
             let (mut client, mut request) = (CircuitBreakerServiceClient::new(channel), request.clone());
             async move {
@@ -99,9 +104,10 @@ impl Fleet {
         &self,
         name: &str,
         replica: &str,
+        deadline: Option<Deadline>,
     ) -> Result<View<wire::CircuitBreaker>, Status> {
         let request = wire::GetCircuitBreakerRequest { name: name.to_owned(), replica: replica.to_owned() };
-        let timeout = self.timeout;
+        let timeout = self.patience(deadline);
         let call = |channel| {
             let (mut client, request) = (CircuitBreakerServiceClient::new(channel), request.clone());
             async move {
@@ -125,13 +131,17 @@ impl Fleet {
     ///
     /// # Errors
     /// No replica answered.
-    pub async fn fallback_chains(&self, replica: &str) -> Result<View<wire::FallbackChain>, Status> {
+    pub async fn fallback_chains(
+        &self,
+        replica: &str,
+        deadline: Option<Deadline>,
+    ) -> Result<View<wire::FallbackChain>, Status> {
         let request = wire::ListFallbackChainsRequest {
             page_size: PAGE_SIZE,
             page_token: String::new(),
             replica: replica.to_owned(),
         };
-        let timeout = self.timeout;
+        let timeout = self.patience(deadline);
         let call = |channel| {
             let (mut client, mut request) = (FallbackChainServiceClient::new(channel), request.clone());
             async move {
@@ -160,10 +170,11 @@ impl Fleet {
         &self,
         agent: &str,
         replica: &str,
+        deadline: Option<Deadline>,
     ) -> Result<View<wire::FallbackChainStats>, Status> {
         let request =
             wire::GetFallbackChainStatsRequest { agent: agent.to_owned(), replica: replica.to_owned() };
-        let timeout = self.timeout;
+        let timeout = self.patience(deadline);
         let call = |channel| {
             let (mut client, request) = (FallbackChainServiceClient::new(channel), request.clone());
             async move {
@@ -181,6 +192,12 @@ impl Fleet {
         }
         view.items.sort_by(|one, other| (&one.agent, &one.replica).cmp(&(&other.agent, &other.replica)));
         Ok(view)
+    }
+
+    /// How long a replica may take, so that the others' word still reaches the caller.
+    fn patience(&self, deadline: Option<Deadline>) -> Duration {
+        let left = deadline.map(|deadline| deadline.remaining().saturating_sub(MARGIN));
+        left.map_or(self.timeout, |left| left.min(self.timeout))
     }
 
     async fn ask<T, F, Fut>(&self, call: F) -> Result<View<T>, Status>

@@ -49,7 +49,7 @@ async fn circuit_breakers(
     query: Result<Query<BreakersQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<view::CircuitBreakers>, Failure> {
     let Query(query) = query.map_err(|error| Failure::bad_request(&error.body_text()))?;
-    let found = fleet.circuit_breakers(&query.replica, &[]).await?;
+    let found = fleet.circuit_breakers(&query.replica, &[], None).await?;
     Ok(Json(view::CircuitBreakers::of(found, SystemTime::now())))
 }
 
@@ -65,7 +65,7 @@ async fn fallback_chain_stats(
     query: Result<Query<StatsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<view::Stats>, Failure> {
     let Query(query) = query.map_err(|error| Failure::bad_request(&error.body_text()))?;
-    let found = fleet.fallback_chain_stats(&query.agent, &query.replica).await?;
+    let found = fleet.fallback_chain_stats(&query.agent, &query.replica, None).await?;
     Ok(Json(found.into()))
 }
 

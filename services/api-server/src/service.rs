@@ -8,6 +8,7 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBre
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainService;
 use futures_util::Stream;
 use service_kit::paging::page;
+use service_kit::status::not_served;
 use tonic::{Request, Response, Status};
 
 use crate::fleet::{Fleet, breaker_key, chain_key};
@@ -25,18 +26,15 @@ impl ControlPlane {
     }
 }
 
-fn not_served(method: &str) -> Status {
-    Status::unimplemented(format!("{method} is part of the API but not served by this version"))
-}
-
 #[tonic::async_trait]
 impl CircuitBreakerService for ControlPlane {
     async fn list_circuit_breakers(
         &self,
         request: Request<wire::ListCircuitBreakersRequest>,
     ) -> Result<Response<wire::ListCircuitBreakersResponse>, Status> {
-        let request = request.into_inner();
-        let view = self.fleet.circuit_breakers(&request.replica, &request.states).await?;
+        let (_, extensions, request) = request.into_parts();
+        let deadline = extensions.get().copied();
+        let view = self.fleet.circuit_breakers(&request.replica, &request.states, deadline).await?;
         let (circuit_breakers, next_page_token) =
             page(view.items, breaker_key, request.page_size, &request.page_token)?;
         let replicas = view.replicas;
@@ -47,8 +45,9 @@ impl CircuitBreakerService for ControlPlane {
         &self,
         request: Request<wire::GetCircuitBreakerRequest>,
     ) -> Result<Response<wire::GetCircuitBreakerResponse>, Status> {
-        let request = request.into_inner();
-        let view = self.fleet.circuit_breaker(&request.name, &request.replica).await?;
+        let (_, extensions, request) = request.into_parts();
+        let deadline = extensions.get().copied();
+        let view = self.fleet.circuit_breaker(&request.name, &request.replica, deadline).await?;
         let response =
             wire::GetCircuitBreakerResponse { circuit_breakers: view.items, replicas: view.replicas };
         Ok(Response::new(response))
@@ -92,8 +91,9 @@ impl FallbackChainService for ControlPlane {
         &self,
         request: Request<wire::ListFallbackChainsRequest>,
     ) -> Result<Response<wire::ListFallbackChainsResponse>, Status> {
-        let request = request.into_inner();
-        let view = self.fleet.fallback_chains(&request.replica).await?;
+        let (_, extensions, request) = request.into_parts();
+        let deadline = extensions.get().copied();
+        let view = self.fleet.fallback_chains(&request.replica, deadline).await?;
         let (fallback_chains, next_page_token) =
             page(view.items, chain_key, request.page_size, &request.page_token)?;
         let replicas = view.replicas;
@@ -104,8 +104,9 @@ impl FallbackChainService for ControlPlane {
         &self,
         request: Request<wire::GetFallbackChainStatsRequest>,
     ) -> Result<Response<wire::GetFallbackChainStatsResponse>, Status> {
-        let request = request.into_inner();
-        let view = self.fleet.fallback_chain_stats(&request.agent, &request.replica).await?;
+        let (_, extensions, request) = request.into_parts();
+        let deadline = extensions.get().copied();
+        let view = self.fleet.fallback_chain_stats(&request.agent, &request.replica, deadline).await?;
         let response = wire::GetFallbackChainStatsResponse { stats: view.items, replicas: view.replicas };
         Ok(Response::new(response))
     }

@@ -17,6 +17,8 @@ const TIER: &str = "gateway";
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unreachable {
     attempts: Vec<Attempt>,
+    /// Whether a router was silent until the deadline.
+    pub(crate) timed_out: bool,
 }
 
 impl Unreachable {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceClient;
+use futures_util::future::join_all;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -112,7 +113,7 @@ impl Routers {
     pub(crate) async fn call<M, T, F, Fut>(
         &self,
         method: &'static str,
-        message: M,
+        message: &M,
         passed: Passed,
         call: F,
     ) -> Result<T, CallError>
@@ -144,6 +145,7 @@ impl Routers {
             if !is_transport_error(&status) {
                 return Err(CallError::Status(relay(&status)));
             }
+            unreachable.timed_out |= status.code() == Code::DeadlineExceeded;
             unreachable.add(&router.name, began - started, began.elapsed(), status.message());
             if !never_reached_server(&status) {
                 break;
@@ -187,8 +189,7 @@ impl Routers {
             Request::from_parts(MetadataMap::from_headers(headers), http::Extensions::new(), message);
         request.set_timeout(remaining.saturating_sub(MARGIN));
         let client = InferenceServiceClient::new(router.channel.clone())
-            .max_decoding_message_size(self.max_message_bytes)
-            .max_encoding_message_size(self.max_message_bytes);
+            .max_decoding_message_size(self.max_message_bytes);
         let began = Instant::now();
         let result = call(client, request).instrument(span.clone()).await.map_err(normalise_client_error);
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
@@ -206,16 +207,14 @@ impl Routers {
 
     /// Keeps the health of `dependency-router` true: well while some router is ready.
     pub async fn watch(self: Arc<Self>, health: Health, stop: CancellationToken) {
-        loop {
-            let mut well = false;
-            for router in &self.all {
-                well = well || is_ready(router).await;
+        let watch = async {
+            loop {
+                let ready = join_all(self.all.iter().map(is_ready)).await;
+                health.set_dependency("router", ready.contains(&true)).await;
+                tokio::time::sleep(HEALTH_INTERVAL).await;
             }
-            health.set_dependency("router", well).await;
-            if stop.run_until_cancelled(tokio::time::sleep(HEALTH_INTERVAL)).await.is_none() {
-                return;
-            }
-        }
+        };
+        stop.run_until_cancelled(watch).await.unwrap_or(());
     }
 }
 
@@ -234,6 +233,11 @@ pub(crate) fn relay(status: &Status) -> Status {
     let mut metadata = MetadataMap::new();
     if let Some(value) = status.metadata().get(PUSHBACK) {
         metadata.insert(PUSHBACK, value.clone());
+    }
+    if status.code() == Code::OutOfRange {
+        // tonic's word for a message between the services that is over its limit: not the client's doing.
+        tracing::error!(error = status.message(), "a message between gateway and router is too large");
+        return Reason::Internal.status("the answer is too large to be passed on").build();
     }
     let details = status.details().to_vec().into();
     Status::with_details_and_metadata(status.code(), status.message(), details, metadata)

@@ -30,17 +30,20 @@ impl Inference {
 
     /// The gateway's own answer may be given in the place of a router's.
     fn may_degrade(chat: &wire::ChatRequest, unreachable: &Unreachable) -> Result<(), Status> {
-        let summary = unreachable.summary();
         if chat.allow_degraded.unwrap_or(true) && chat.tier.is_empty() {
-            warn!(routers = summary, "no router can be reached: degraded answer");
+            warn!(routers = unreachable.summary(), "no router can be reached: degraded answer");
             return Ok(());
         }
-        warn!(routers = summary, "no router can be reached");
-        Err(no_endpoints(&summary))
+        Err(no_endpoints(unreachable))
     }
 }
 
-fn no_endpoints(summary: &str) -> Status {
+fn no_endpoints(unreachable: &Unreachable) -> Status {
+    let summary = unreachable.summary();
+    warn!(routers = summary, "no router can be reached");
+    if unreachable.timed_out {
+        return Reason::DeadlineExceeded.status(format!("no router answered: {summary}")).build();
+    }
     let retry = Some(std::time::Duration::from_secs(1));
     Reason::NoEndpoints.status(format!("no router can be reached: {summary}")).retry_after(retry).build()
 }
@@ -75,7 +78,7 @@ impl InferenceService for Inference {
         let call = |mut client: Client, request| async move { client.chat(request).await };
         let answer = self.routers.call(
             "aiplatform.inference.v1.InferenceService/Chat",
-            chat.clone(),
+            &chat,
             passed(&extensions),
             call,
         );
@@ -104,7 +107,7 @@ impl InferenceService for Inference {
         let call = |mut client: Client, request| async move { client.stream_chat(request).await };
         let stream = self.routers.call(
             "aiplatform.inference.v1.InferenceService/StreamChat",
-            request.clone(),
+            &request,
             passed(&extensions),
             call,
         );
@@ -127,14 +130,14 @@ impl InferenceService for Inference {
         let call = |mut client: Client, request| async move { client.list_models(request).await };
         let models = self.routers.call(
             "aiplatform.inference.v1.InferenceService/ListModels",
-            request,
+            &request,
             passed(&extensions),
             call,
         );
         match models.await {
             Ok(response) => Ok(Response::new(response.into_inner())),
             Err(CallError::Status(status)) => Err(status),
-            Err(CallError::Unreachable(unreachable)) => Err(no_endpoints(&unreachable.summary())),
+            Err(CallError::Unreachable(unreachable)) => Err(no_endpoints(&unreachable)),
         }
     }
 }

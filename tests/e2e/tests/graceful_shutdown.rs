@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use e2e::chat::{Streamed, channel, open, question};
+use e2e::http;
 use e2e::process::Process;
 use e2e::suite::{Options, Suite, quick, start_all_in_one};
-use e2e::{eventually, http};
 use serde_json::json;
 use tokio::time::Instant;
 use tonic::Code;
@@ -13,12 +13,6 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
-
-async fn health(process: &Process) -> Option<ServingStatus> {
-    let request = HealthCheckRequest::default();
-    let answer = HealthClient::new(channel(&process.url("grpc"))).check(request).await;
-    answer.ok().map(|response| response.into_inner().status())
-}
 
 /// Tells a process of a suite to end while a stream runs through it.
 async fn drains(pick: fn(&mut Suite) -> &mut Process) {
@@ -28,14 +22,16 @@ async fn drains(pick: fn(&mut Suite) -> &mut Process) {
     stream.message().await.unwrap().unwrap();
 
     let process = pick(&mut suite);
+    let mut watcher = HealthClient::new(channel(&process.url("grpc")));
+    let mut watch = watcher.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     process.signal("TERM").await;
-    // In the lame duck time it still answers, and says that it is on its way out.
-    eventually("NOT_SERVING", || async {
-        (health(process).await == Some(ServingStatus::NotServing)).then_some(())
-    })
-    .await;
+    // First it says that it is on its way out, then the watch ends with the listener.
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     let readyz = http().get(format!("{}/readyz", process.url("admin"))).send().await.unwrap();
     assert_eq!(readyz.status(), 503);
+    let end = watch.message().await.unwrap_err();
+    assert_eq!(end.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
 
     let streamed = Streamed::read(stream).await;
     assert!(streamed.error.is_none(), "{:?}", streamed.error);
@@ -93,11 +89,11 @@ async fn a_second_signal_skips_the_drain() {
     let mut stream = open(&suite.client(), question("x")).await.unwrap();
     stream.message().await.unwrap().unwrap();
     let began = Instant::now();
+    let mut watcher = HealthClient::new(channel(&suite.router.url("grpc")));
+    let mut watch = watcher.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
     suite.router.signal("TERM").await;
-    eventually("NOT_SERVING", || async {
-        (health(&suite.router).await == Some(ServingStatus::NotServing)).then_some(())
-    })
-    .await;
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     suite.router.signal("TERM").await;
     assert_eq!(suite.router.wait().await.code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{
-    ChatRequest, ListModelsRequest, ModelKind, Role, Sampling, StreamChatRequest,
+    CacheMode, ChatRequest, ListModelsRequest, ModelKind, Role, Sampling, StreamChatRequest,
 };
-use e2e::chat::{ask, client, question, served_by, user};
+use e2e::chat::{Streamed, ask, client, open, question, served_by, user};
 use e2e::suite::{Options, Suite};
 use serde_json::json;
 use tokio::time::Instant;
@@ -132,17 +132,104 @@ async fn a_request_id_is_kept_or_made_and_reaches_the_routers_log() {
 
 #[tokio::test]
 async fn prompts_and_answers_are_in_no_log() {
-    let suite = Options::new().with("AIP__TELEMETRY__LOG_LEVEL", "trace").start().await;
-    suite.sim.fault("max", json!({"kind": "status", "status": 500})).await;
+    let mut suite = Options::new().with("AIP__TELEMETRY__LOG_LEVEL", "trace").start().await;
+    let client = suite.client();
     let mut chat = question("the secret of the lighthouse");
     chat.messages
         .insert(0, aiplatform_proto::inference::v1::Message { role: Role::System.into(), ..user("hush") });
-    let answer = suite.client().chat(chat).await.unwrap().into_inner();
+    // Faults that make an upstream quote what it was asked, each in its own way.
+    for fault in [
+        json!({"kind": "status", "status": 500, "message": "cannot answer: the secret of the lighthouse"}),
+        json!({"kind": "status", "status": 422, "message": "bad input: the secret of the lighthouse"}),
+        json!({"kind": "error_event", "message": "lost: the secret of the lighthouse"}),
+        json!({"kind": "malformed_event"}),
+        json!({"kind": "malformed_body"}),
+    ] {
+        suite.sim.fault("max", fault).await;
+        drop(client.clone().chat(chat.clone()).await);
+        if let Ok(stream) = open(&client, chat.clone()).await {
+            Streamed::read(stream).await;
+        }
+    }
+    let answer = ask(&client, "the lighthouse again").await;
     assert!(e2e::chat::text(&answer).contains("lighthouse"));
-    ask(&suite.client(), "x").await;
-    for process in [&suite.gateway, &suite.router] {
+    for process in [&mut suite.gateway, &mut suite.router] {
+        // When it has ended, all that it logged has been read.
+        process.signal("TERM").await;
+        assert_eq!(process.wait().await.code(), Some(0));
         let log = process.output();
         assert!(log.contains("TRACE"), "it is logged at trace level");
         assert!(!log.contains("lighthouse"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn one_clients_nonsense_harms_no_other() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "slow_tokens", "delay_ms": 10})).await;
+    let mut running = open(&suite.client(), question("a long story")).await.unwrap();
+    running.message().await.unwrap().unwrap();
+    let mut client = suite.client();
+    let long = ChatRequest { model: "x".repeat(20_000), ..question("x") };
+    let status = client.chat(long).await.unwrap_err();
+    assert_eq!(status.message(), "model: must be at most 256 bytes");
+    let part = aiplatform_proto::inference::v1::ContentPart { part: None };
+    let mut many = question("x");
+    many.messages = vec![many.messages[0].clone(); 100];
+    for message in &mut many.messages {
+        message.content = vec![part.clone(); 1000];
+    }
+    let status = client.chat(many).await.unwrap_err();
+    assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), 16);
+    let streamed = Streamed::read(running).await;
+    assert!(streamed.end.is_some(), "{:?}", streamed.error);
+}
+
+#[tokio::test]
+async fn a_frozen_router_still_gets_an_answer_from_the_gateway() {
+    let suite = Suite::start().await;
+    ask(&suite.client(), "x").await;
+    suite.router.signal("STOP").await;
+    let mut request = Request::new(question("x"));
+    request.set_timeout(Duration::from_millis(600));
+    let answer = suite.client().chat(request).await.unwrap().into_inner();
+    assert_eq!(served_by(&answer).tier, "gateway");
+    let mut wanted = question("x");
+    wanted.allow_degraded = Some(false);
+    let mut request = Request::new(wanted);
+    request.metadata_mut().insert("grpc-timeout", "600m".parse().unwrap());
+    let status = suite.client().chat(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    suite.router.signal("CONT").await;
+}
+
+#[tokio::test]
+async fn a_pinned_tier_does_not_override_what_else_the_request_says() {
+    let suite = Suite::start().await;
+    let mut only = question("x");
+    only.tier = "max".into();
+    only.cache = CacheMode::Only.into();
+    let status = suite.client().chat(only).await.unwrap_err();
+    assert_eq!(status.get_details_error_info().unwrap().reason, "ALL_TIERS_UNAVAILABLE");
+    assert_eq!(suite.sim.counter("max", "attempts").await, 0);
+    let mut refused = question("x");
+    refused.tier = "degraded".into();
+    refused.allow_degraded = Some(false);
+    assert_eq!(suite.client().chat(refused).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn an_overloaded_chain_says_so_and_when_to_come_back() {
+    let suite = Options::new().with("CACHE_ENABLED", "false").start().await;
+    for upstream in ["max", "ollama"] {
+        suite.sim.fault(upstream, json!({"kind": "status", "status": 429, "retry_after": 7})).await;
+    }
+    let mut wanted = question("x");
+    wanted.allow_degraded = Some(false);
+    for _ in 0..4 {
+        let status = suite.client().chat(wanted.clone()).await.unwrap_err();
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "OVERLOADED");
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(7)));
     }
 }

@@ -70,6 +70,7 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
         Value::StringValue(text) => Some(text),
         Value::IntValue(number) => Some(number.to_string()),
         Value::BoolValue(truth) => Some(truth.to_string()),
+        Value::DoubleValue(number) => Some(number.to_string()),
         other => panic!("{key} is {other:?}"),
     }
 }
@@ -124,6 +125,9 @@ async fn a_fallback_is_one_trace_through_gateway_and_router_to_every_attempt() {
     assert_eq!(failed.parent_span_id, router.span_id);
     assert_eq!(answered.parent_span_id, router.span_id);
     assert_eq!(by_place.len(), 5);
+    let all = collector.spans.lock().clone();
+    let ours = |name: &str| name.starts_with("aiplatform.") || name.starts_with("chat ");
+    assert!(all.iter().all(|(_, span)| ours(&span.name)), "spans of libraries are exported: {all:?}");
 
     assert_eq!(attribute(edge, "rpc.system.name").unwrap(), "grpc");
     assert_eq!(attribute(edge, "rpc.method").unwrap(), method);
@@ -134,6 +138,8 @@ async fn a_fallback_is_one_trace_through_gateway_and_router_to_every_attempt() {
     assert_ne!(answered.status.as_ref().map_or(0, |status| status.code), ERROR);
     assert_eq!(attribute(answered, "gen_ai.provider.name").unwrap(), "ollama");
     assert_eq!(attribute(answered, "gen_ai.request.stream").unwrap(), "true");
+    assert_eq!(attribute(answered, "gen_ai.response.finish_reasons").unwrap(), "stop");
+    assert!(attribute(answered, "gen_ai.response.time_to_first_chunk").is_some());
     assert!(attribute(answered, "gen_ai.usage.output_tokens").is_some());
 
     // The upstream was given the context too, so that a server that can joins the trace.

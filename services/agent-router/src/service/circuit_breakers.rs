@@ -8,7 +8,7 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBre
 use futures_util::Stream;
 use resilience::{CircuitBreaker, CircuitBreakerRegistry};
 use service_kit::paging::page;
-use service_kit::status::Reason;
+use service_kit::status::{Reason, not_served};
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -35,10 +35,6 @@ impl CircuitBreakers {
         let tiers = users.map(|tier| tier.name.to_string());
         convert::breaker(breaker, tiers.collect(), Identity::SERVICE, self.identity.replica())
     }
-}
-
-fn not_served(method: &str) -> Status {
-    Status::unimplemented(format!("{method} is part of the API but not served by this version"))
 }
 
 #[tonic::async_trait]

@@ -8,7 +8,7 @@ use aiplatform_proto::time::{to_proto_duration, to_proto_timestamp};
 use resilience::{Attempt, AttemptOutcome, CircuitBreaker, LatencyQuantiles, SkipReason, State};
 
 use crate::answer::Origin;
-use crate::backend::Backend;
+use crate::backend::{Backend, kind_of};
 use crate::config::Kind;
 
 pub(super) fn state(state: State) -> wire::CircuitBreakerState {
@@ -55,12 +55,12 @@ pub(super) fn served_by(
     answered: &Attempt,
     origin: &Origin,
 ) -> inference::ServedBy {
-    let kind = tier.backends.first().map_or(Kind::Message, |backend| backend.kind());
+    let kind = kind_of(tier);
     inference::ServedBy {
         tier: tier.name.to_string(),
-        kind: inference::TierKind::from(kind).into(),
+        kind: kind.map_or(0, |kind| inference::TierKind::from(kind).into()),
         backend: answered.backend.to_string(),
-        degraded: kind == Kind::Message,
+        degraded: kind == Some(Kind::Message),
         cached: origin.cache_age.is_some(),
         cache_age: origin.cache_age.map(to_proto_duration),
         upstream_model: origin.upstream_model.to_string(),

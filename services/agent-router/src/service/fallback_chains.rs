@@ -6,11 +6,12 @@ use aiplatform_proto::resilience::v1 as wire;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainService;
 use aiplatform_proto::time::{to_proto_duration, to_proto_timestamp};
 use service_kit::paging::page;
-use service_kit::status::Reason;
+use service_kit::status::{Reason, not_served};
 use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::agents::{Agent, Agents};
+use crate::backend::kind_of;
 use crate::identity::Identity;
 
 /// Shows chains.
@@ -29,7 +30,7 @@ impl FallbackChains {
     fn show(&self, agent: &Agent) -> wire::FallbackChain {
         let tiers = agent.chain.tiers().iter().map(|tier| wire::FallbackTier {
             name: tier.name.to_string(),
-            kind: tier.backends.first().map(|backend| backend.kind().as_str().to_owned()).unwrap_or_default(),
+            kind: kind_of(tier).map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
             circuit_breakers: tier.breakers().map(|breaker| breaker.name().to_owned()).collect(),
             timeout: tier.timeout.map(to_proto_duration),
         });
@@ -104,6 +105,6 @@ impl FallbackChainService for FallbackChains {
         &self,
         _request: Request<wire::TestFallbackChainRequest>,
     ) -> Result<Response<wire::TestFallbackChainResponse>, Status> {
-        Err(Status::unimplemented("TestFallbackChain is part of the API but not served by this version"))
+        Err(not_served("TestFallbackChain"))
     }
 }

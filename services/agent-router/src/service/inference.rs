@@ -18,7 +18,7 @@ use super::convert;
 use super::stream::{ResponseStream, Streamed};
 use crate::agents::{Agent, Agents};
 use crate::answer::Answer;
-use crate::backend::Backend;
+use crate::backend::{Backend, is_model, kind_of};
 use crate::cache::{AnswerCache, CacheKey};
 use crate::chat::Chat;
 use crate::config::Kind;
@@ -99,13 +99,15 @@ impl Inference {
             ChainError::Exhausted { attempts, retry_after } => {
                 warn!(agent, tried, "no tier answered");
                 let pinned = !asked.chat.request().tier.is_empty();
-                let open = attempts
-                    .iter()
-                    .any(|attempt| attempt.outcome == AttemptOutcome::Skipped(SkipReason::Breaker));
-                let called =
-                    attempts.iter().any(|attempt| !matches!(attempt.outcome, AttemptOutcome::Skipped(_)));
-                let reason =
-                    if pinned && open && !called { Reason::CircuitOpen } else { Reason::AllTiersUnavailable };
+                let mut called = attempts.iter().map(|attempt| attempt.outcome).filter(|outcome| {
+                    !matches!(outcome, AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline))
+                });
+                let reason = match called.next() {
+                    Some(first) if !called.all(|outcome| outcome == first) => Reason::AllTiersUnavailable,
+                    Some(AttemptOutcome::Skipped(SkipReason::Breaker)) if pinned => Reason::CircuitOpen,
+                    Some(AttemptOutcome::Overloaded) => Reason::Overloaded,
+                    Some(_) | None => Reason::AllTiersUnavailable,
+                };
                 reason
                     .status(format!("no tier answered: {tried}"))
                     .with("agent", agent)
@@ -141,6 +143,7 @@ fn reason_of(error: &UpstreamError) -> Reason {
         | UpstreamError::Overloaded { .. }
         | UpstreamError::Protocol(_)
         | UpstreamError::Interrupted(_)
+        | UpstreamError::Silent(_)
         | UpstreamError::ModelMissing(_)
         | UpstreamError::Unsupported(_)
         | UpstreamError::CacheMiss
@@ -152,8 +155,8 @@ fn reason_of(error: &UpstreamError) -> Reason {
 fn summary(attempts: &[Attempt]) -> String {
     let one = |attempt: &Attempt| {
         let probe = if attempt.breaker_state == Some(State::HalfOpen) { " as a probe" } else { "" };
-        let detail = if attempt.detail.is_empty() { String::new() } else { format!(" ({})", attempt.detail) };
-        format!("{} {}{probe}{detail}", attempt.tier, attempt.outcome.as_str())
+        let cause = if attempt.cause.is_empty() { String::new() } else { format!(" ({})", attempt.cause) };
+        format!("{} {}{probe}{cause}", attempt.tier, attempt.outcome.as_str())
     };
     attempts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
@@ -166,16 +169,15 @@ impl Asked {
         let degraded = self.chat.allows_degraded();
         let cache = request.cache();
         move |tier| {
-            let kind = tier.backends.first().map(|backend| backend.kind());
-            if !pinned.is_empty() {
-                return (*tier.name != *pinned).then_some("the request is pinned to another tier");
+            if !pinned.is_empty() && *tier.name != *pinned {
+                return Some("the request is pinned to another tier");
             }
-            match (kind, cache) {
-                (Some(Kind::Openai | Kind::Ollama), wire::CacheMode::Only) => {
+            match (kind_of(tier)?, cache) {
+                (Kind::Openai | Kind::Ollama, wire::CacheMode::Only) => {
                     Some("the request wants an earlier answer only")
                 }
-                (Some(Kind::Cache), wire::CacheMode::Bypass) => Some("the request bypasses the cache"),
-                (Some(Kind::Message), _) if !degraded => Some("the request refuses a degraded answer"),
+                (Kind::Cache, wire::CacheMode::Bypass) => Some("the request bypasses the cache"),
+                (Kind::Message, _) if !degraded => Some("the request refuses a degraded answer"),
                 _ => None,
             }
         }
@@ -206,7 +208,7 @@ impl InferenceService for Inference {
         self.tell(&asked, &served.attempts);
         let tier = &asked.agent.chain.tiers()[served.tier];
         let answer = served.answer;
-        if !answer.origin.upstream_model.is_empty() && answer.origin.cache_age.is_none() {
+        if is_model(tier) {
             self.keep(&asked, &answer);
         }
         let served_by =
@@ -242,8 +244,7 @@ impl InferenceService for Inference {
         let served = served.map_err(|error| self.refused(&asked, error))?;
         self.tell(&asked, &served.attempts);
         let tier = Arc::clone(&asked.agent.chain.tiers()[served.tier]);
-        let model_answers =
-            matches!(tier.backends.first().map(|backend| backend.kind()), Some(Kind::Openai | Kind::Ollama));
+        let model_answers = is_model(&tier);
         let answered = served.attempts.last();
         let served_by = answered.map(|answered| convert::served_by(&tier, answered, &served.answer.origin));
         let start = wire::StreamStart {

@@ -1,18 +1,20 @@
 //! A streamed answer on its way to the client.
 //!
 //! The permit of the call that began it is settled here, by what becomes of the stream: its end is a success, an error
-//! or a silence a failure. A client that goes away has had its first content, so the backend did its work: a success.
+//! or a silence a failure, and one that is given up is judged by [`StreamPermit`].
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::stream_chat_response::Event;
 use aiplatform_proto::inference::v1::{
     FinishReason, StreamChatResponse, StreamDelta, StreamEnd, StreamStart, Usage,
 };
 use futures_util::{Stream, stream};
-use resilience::Permit;
+use resilience::{CallError as _, Permit};
 use service_kit::status::Reason;
+use tokio::time::Instant;
 use tonic::Status;
 use tracing::{Span, warn};
 
@@ -38,14 +40,13 @@ pub(super) struct Streamed {
 
 impl Streamed {
     pub(super) fn into_stream(self) -> ResponseStream {
-        let AnswerStream { first, rest, origin, idle_timeout } = self.answer;
+        let AnswerStream { first, rest, origin } = self.answer;
         let driver = Driver {
             tier: self.tier,
             state: Progress::Start { first },
             rest,
             origin,
-            idle_timeout,
-            permit: SettledAtEnd(self.permit),
+            permit: StreamPermit { permit: self.permit, waiting_since: None },
             start: self.start,
             collected: Collector::default(),
             metrics: self.metrics,
@@ -71,8 +72,7 @@ struct Driver {
     state: Progress,
     rest: Pieces,
     origin: Origin,
-    idle_timeout: std::time::Duration,
-    permit: SettledAtEnd,
+    permit: StreamPermit,
     start: StreamStart,
     collected: Collector,
     metrics: ChainMetrics,
@@ -88,7 +88,7 @@ impl Driver {
                 return Some(Ok(event(Event::Start(self.start.clone()))));
             }
             Progress::First { first } => first,
-            Progress::Going => match self.piece().await {
+            Progress::Going => match self.wait().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => return None,
                 Err(error) => {
@@ -107,11 +107,11 @@ impl Driver {
         }))
     }
 
-    async fn piece(&mut self) -> Result<Option<Piece>, UpstreamError> {
-        match tokio::time::timeout(self.idle_timeout, self.rest.next()).await {
-            Ok(piece) => piece,
-            Err(_elapsed) => Err(UpstreamError::Interrupted(format!("silent for {:?}", self.idle_timeout))),
-        }
+    async fn wait(&mut self) -> Result<Option<Piece>, UpstreamError> {
+        self.permit.waiting_since = Some(Instant::now());
+        let piece = self.rest.next().await;
+        self.permit.waiting_since = None;
+        piece
     }
 
     fn delta(&mut self, delta: StreamDelta) -> StreamChatResponse {
@@ -139,7 +139,9 @@ impl Driver {
         self.metrics.interrupted(&self.tier);
         let delivered = self.collected.len();
         let tier = &*self.tier;
-        self.span.in_scope(|| warn!(tier, delivered_bytes = delivered, %error, "stream interrupted"));
+        self.span.in_scope(|| {
+            warn!(tier, delivered_bytes = delivered, cause = error.cause(), "stream interrupted");
+        });
         Reason::StreamInterrupted
             .status(format!("tier `{tier}` stopped after {delivered} bytes of its answer: {error}"))
             .with("tier", tier)
@@ -148,26 +150,37 @@ impl Driver {
     }
 }
 
-/// A permit that is a success when it is dropped, because the stream had begun.
-struct SettledAtEnd(Option<Permit>);
+/// How long the upstream may have been silent for a stream that is given up to count as a success.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-impl SettledAtEnd {
+/// The permit of a stream that has begun. When the stream is given up, because the client has gone, the deadline has
+/// passed or the process ends, the backend has done its work so far: a success. But when the backend had fallen silent,
+/// nobody knows: the permit is given back, so that a backend that stalls is not called well by those who lose patience.
+struct StreamPermit {
+    permit: Option<Permit>,
+    waiting_since: Option<Instant>,
+}
+
+impl StreamPermit {
     fn success(&mut self) {
-        if let Some(permit) = self.0.take() {
+        if let Some(permit) = self.permit.take() {
             permit.success();
         }
     }
 
     fn failure(&mut self) {
-        if let Some(permit) = self.0.take() {
+        if let Some(permit) = self.permit.take() {
             permit.failure();
         }
     }
 }
 
-impl Drop for SettledAtEnd {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.success();
+        let silent = self.waiting_since.is_some_and(|since| since.elapsed() > PATIENCE);
+        if !silent && !std::thread::panicking() {
+            self.success();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use service_kit::config::{Endpoint, Problems, Seconds, Secret};
 
 use crate::config::{Kind, TierConfig};
@@ -114,6 +115,8 @@ fn model(
     problems.require(!tier.endpoints.is_empty(), &key("endpoints"), "[]", "must name at least one server");
     let model = tier.model.clone().filter(|model| !model.is_empty());
     problems.require(model.is_some(), &key("model"), "", "is required and must not be empty");
+    let sendable = tier.api_key.as_ref().is_none_or(|key| HeaderValue::try_from(key.expose()).is_ok());
+    problems.require(sendable, &key("api_key"), "", "must be visible ASCII characters");
     let total = tier.timeout.map_or(default_timeout, |Seconds(time)| time);
     let timeouts = Timeouts {
         total,

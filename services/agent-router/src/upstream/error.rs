@@ -14,7 +14,10 @@ use std::time::Duration;
 use resilience::{AttemptOutcome, CallError, Next, Outcome, Verdict};
 use thiserror::Error;
 
-/// An upstream's failure or refusal. The text is for people; it holds nothing of prompts or answers.
+/// An upstream's failure or refusal.
+///
+/// Its text is for the caller and may hold the upstream's own words, which may quote the request. Logs and traces are
+/// given [`cause`](CallError::cause) instead.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UpstreamError {
     /// No connection, or a connection that died before the answer began.
@@ -42,6 +45,9 @@ pub enum UpstreamError {
     /// The answer stopped before its end.
     #[error("interrupted: {0}")]
     Interrupted(String),
+    /// A stream that had begun was silent for too long.
+    #[error("silent for {0:?}")]
+    Silent(Duration),
     /// The server does not have the model.
     #[error("model missing: {0}")]
     ModelMissing(String),
@@ -68,9 +74,11 @@ pub enum UpstreamError {
 impl CallError for UpstreamError {
     fn verdict(&self) -> Verdict {
         let (breaker, outcome, next) = match self {
-            Self::Connection(_) | Self::Status { .. } | Self::Protocol(_) | Self::Interrupted(_) => {
-                (Outcome::Failure, AttemptOutcome::Failure, Next::Backend)
-            }
+            Self::Connection(_)
+            | Self::Status { .. }
+            | Self::Protocol(_)
+            | Self::Interrupted(_)
+            | Self::Silent(_) => (Outcome::Failure, AttemptOutcome::Failure, Next::Backend),
             Self::Overloaded { .. } => (Outcome::Ignored, AttemptOutcome::Overloaded, Next::Backend),
             Self::ModelMissing(_) | Self::Unsupported(_) => {
                 (Outcome::Ignored, AttemptOutcome::Rejected, Next::Tier)
@@ -82,6 +90,41 @@ impl CallError for UpstreamError {
             Self::CacheUnavailable(_) => (Outcome::Failure, AttemptOutcome::Failure, Next::Tier),
         };
         Verdict { breaker, outcome, next }
+    }
+
+    fn cause(&self) -> String {
+        match self {
+            Self::Connection(_) | Self::Protocol(_) | Self::CacheMiss | Self::CacheUnavailable(_) => {
+                self.to_string()
+            }
+            Self::Status { status, .. } => format!("status {status}"),
+            Self::Silent(_)
+            | Self::Overloaded { .. }
+            | Self::Interrupted(_)
+            | Self::ModelMissing(_)
+            | Self::Unsupported(_)
+            | Self::ContextLength(_)
+            | Self::ContentPolicy(_)
+            | Self::Refused(_) => self.kind().to_owned(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after, .. } => *retry_after,
+            Self::Connection(_)
+            | Self::Status { .. }
+            | Self::Protocol(_)
+            | Self::Interrupted(_)
+            | Self::Silent(_)
+            | Self::ModelMissing(_)
+            | Self::Unsupported(_)
+            | Self::ContextLength(_)
+            | Self::ContentPolicy(_)
+            | Self::Refused(_)
+            | Self::CacheMiss
+            | Self::CacheUnavailable(_) => None,
+        }
     }
 }
 
@@ -119,6 +162,17 @@ impl UpstreamError {
         }
     }
 
+    /// The upstream said that it failed in the middle of its answer.
+    pub fn interrupted(message: &str) -> Self {
+        Self::Interrupted(shorten(message))
+    }
+
+    /// A body that is not what the protocol says. serde's own words would quote the answer.
+    pub fn malformed(error: &serde_json::Error) -> Self {
+        let (category, line, column) = (error.classify(), error.line(), error.column());
+        Self::Protocol(format!("malformed answer: {category:?} error at line {line}, column {column}"))
+    }
+
     /// What an error of the HTTP client means.
     pub fn of_client(error: &reqwest::Error) -> Self {
         let root = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source())
@@ -139,6 +193,7 @@ impl UpstreamError {
             Self::Overloaded { .. } => "overloaded",
             Self::Protocol(_) => "protocol",
             Self::Interrupted(_) => "interrupted",
+            Self::Silent(_) => "silent",
             Self::ModelMissing(_) => "model_missing",
             Self::Unsupported(_) => "unsupported",
             Self::ContextLength(_) => "context_length",
@@ -150,14 +205,11 @@ impl UpstreamError {
     }
 }
 
-/// Upstreams quote whole requests in their errors: the first words are enough, and the rest may be a prompt.
+/// The longest text of an upstream that is passed on, in characters.
+const LONGEST: usize = 200;
+
 fn shorten(message: &str) -> String {
-    const LONGEST: usize = 200;
-    let line = message.lines().next().unwrap_or_default();
-    match line.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
-    }
+    service_kit::status::shorten(message.lines().next().unwrap_or_default(), LONGEST)
 }
 
 #[cfg(test)]

@@ -132,6 +132,11 @@ pub(super) fn describe(body: &[u8]) -> (String, String) {
             )
         }
         (Some(error), _) => (String::new(), text(&error)),
+        // FastAPI lists what is wrong with the request, each with the input that it found wrong: that is the prompt.
+        (None, Some(Value::Array(items))) => {
+            let messages = items.iter().filter_map(|item| item.get("msg").and_then(Value::as_str));
+            (String::new(), messages.collect::<Vec<_>>().join("; "))
+        }
         (None, Some(detail)) => (String::new(), text(&detail)),
         (None, None) => (String::new(), "no error in the error".into()),
     }
@@ -148,7 +153,7 @@ mod tests {
             (r#"{"error":{"code":null,"message":"m","type":"t"}}"#, ("t", "m")),
             (r#"{"error":"model 'x' not found"}"#, ("", "model 'x' not found")),
             (r#"{"detail":"Not Found"}"#, ("", "Not Found")),
-            (r#"{"detail":[{"msg":"x"}]}"#, ("", r#"[{"msg":"x"}]"#)),
+            (r#"{"detail":[{"msg":"x","input":"a secret"},{"msg":"y"}]}"#, ("", "x; y")),
             ("<html>", ("", "no JSON in the error")),
         ];
         for (body, expected) in cases {

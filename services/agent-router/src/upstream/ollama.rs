@@ -54,11 +54,9 @@ impl OllamaBackend {
         let body = request::body(chat, &self.model, false)?;
         let response = self.client.post(&self.url, &body, None, "application/json").await?;
         let body = whole(response).await?;
-        let malformed =
-            |error: serde_json::Error| UpstreamError::Protocol(format!("malformed answer: {error}"));
-        let reply: Reply = serde_json::from_slice(&body).map_err(malformed)?;
+        let reply: Reply = serde_json::from_slice(&body).map_err(|error| UpstreamError::malformed(&error))?;
         if let Some(error) = reply.error {
-            return Err(UpstreamError::Interrupted(error));
+            return Err(UpstreamError::interrupted(&error));
         }
         if !reply.done {
             return Err(UpstreamError::Interrupted("the answer is not done".into()));

@@ -56,10 +56,9 @@ impl OpenAiBackend {
         let body = request::body(chat, &self.model, false);
         let response = self.client.post(&self.url, &body, self.api_key.as_ref(), "application/json").await?;
         let body = whole(response).await?;
-        let malformed =
-            |error: serde_json::Error| UpstreamError::Protocol(format!("malformed answer: {error}"));
-        let completion: Completion = serde_json::from_slice(&body).map_err(malformed)?;
-        completion.into_answer()
+        let completion: Completion =
+            serde_json::from_slice(&body).map_err(|error| UpstreamError::malformed(&error))?;
+        completion.into_answer(&self.model)
     }
 
     /// Asks for a streamed answer and waits for its first content.
@@ -130,11 +129,11 @@ struct CompletionDetails {
 }
 
 impl Completion {
-    fn into_answer(self) -> Result<Answer, UpstreamError> {
+    fn into_answer(self, asked: &str) -> Result<Answer, UpstreamError> {
         if let Some(error) = self.error.filter(|error| !error.is_null()) {
             let body = serde_json::json!({ "error": error }).to_string();
             let (_, message) = http_client::describe(body.as_bytes());
-            return Err(UpstreamError::Interrupted(message));
+            return Err(UpstreamError::interrupted(&message));
         }
         let choice = self.choices.into_iter().next();
         let choice = choice.ok_or_else(|| UpstreamError::Protocol("an answer without choices".into()))?;
@@ -153,7 +152,7 @@ impl Completion {
             message: answer,
             finish_reason: finish_reason(choice.finish_reason.as_deref()),
             usage: self.usage.map(Into::into),
-            origin: Origin::model(self.model.as_deref().unwrap_or_default()),
+            origin: Origin::model(self.model.as_deref().unwrap_or(asked)),
         })
     }
 }
@@ -200,7 +199,7 @@ mod tests {
     #[test]
     fn a_recorded_answer_is_understood() {
         let completion: Completion = serde_json::from_str(UNARY).unwrap();
-        let answer = completion.into_answer().unwrap();
+        let answer = completion.into_answer("m").unwrap();
         assert_eq!(crate::answer::text_of(&answer.message), "hello");
         assert_eq!(answer.finish_reason, FinishReason::Stop);
         let usage = answer.usage.unwrap();
@@ -211,8 +210,8 @@ mod tests {
     #[test]
     fn an_error_or_nothing_in_the_place_of_an_answer_is_a_failure() {
         let error: Completion = serde_json::from_str(r#"{"error":{"message":"worker died"}}"#).unwrap();
-        assert_eq!(error.into_answer().unwrap_err(), UpstreamError::Interrupted("worker died".into()));
+        assert_eq!(error.into_answer("m").unwrap_err(), UpstreamError::Interrupted("worker died".into()));
         let empty: Completion = serde_json::from_str(r#"{"choices":[]}"#).unwrap();
-        assert_eq!(empty.into_answer().unwrap_err().kind(), "protocol");
+        assert_eq!(empty.into_answer("m").unwrap_err().kind(), "protocol");
     }
 }

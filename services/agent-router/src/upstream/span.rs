@@ -1,7 +1,8 @@
 //! The span of one attempt at a model, by OpenTelemetry's conventions for generative AI.
 
 use aiplatform_proto::inference::v1::{FinishReason, Usage};
-use resilience::Deadline;
+use resilience::{CallError as _, Deadline};
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field, info_span};
 
 use super::UpstreamError;
@@ -13,6 +14,7 @@ pub(super) struct AttemptSpan {
     span: Span,
     /// Until the first content has come.
     deadline: Option<Deadline>,
+    started: Instant,
     ended: bool,
 }
 
@@ -33,6 +35,7 @@ impl AttemptSpan {
             otel.status_code = field::Empty,
             error.type = field::Empty,
             error.message = field::Empty,
+            gen_ai.response.time_to_first_chunk = field::Empty,
             gen_ai.operation.name = "chat",
             gen_ai.provider.name = provider,
             gen_ai.request.model = model,
@@ -43,7 +46,7 @@ impl AttemptSpan {
             server.address = host,
             server.port = port.parse::<u64>().ok(),
         );
-        Self { span, deadline: Some(deadline), ended: false }
+        Self { span, deadline: Some(deadline), started: Instant::now(), ended: false }
     }
 
     /// The span.
@@ -67,12 +70,13 @@ impl AttemptSpan {
     /// The first content has come: what is dropped from now on was not too slow.
     pub(super) fn opened(&mut self) {
         self.deadline = None;
+        self.span.record("gen_ai.response.time_to_first_chunk", self.started.elapsed().as_secs_f64());
     }
 
     /// The attempt gave a whole answer.
     pub(super) fn succeed(&mut self, finish_reason: FinishReason, usage: Option<&Usage>) {
         self.ended = true;
-        self.span.record("gen_ai.response.finish_reasons", finish_reason.as_str_name());
+        self.span.record("gen_ai.response.finish_reasons", name_of(finish_reason));
         if let Some(usage) = usage {
             self.span.record("gen_ai.usage.input_tokens", usage.input_tokens);
             self.span.record("gen_ai.usage.output_tokens", usage.output_tokens);
@@ -83,7 +87,7 @@ impl AttemptSpan {
     pub(super) fn fail(&mut self, error: &UpstreamError) {
         self.ended = true;
         self.error(error.kind());
-        self.span.record("error.message", field::display(error));
+        self.span.record("error.message", error.cause());
     }
 
     fn error(&self, kind: &'static str) {
@@ -98,5 +102,16 @@ impl Drop for AttemptSpan {
             let late = self.deadline.is_some_and(Deadline::has_passed);
             self.error(if late { "timeout" } else { "cancelled" });
         }
+    }
+}
+
+/// The name of a finish reason in OpenTelemetry's conventions.
+fn name_of(finish_reason: FinishReason) -> &'static str {
+    match finish_reason {
+        FinishReason::Unspecified => "unknown",
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter => "content_filter",
     }
 }

@@ -41,6 +41,8 @@ pub struct UpstreamStream {
     response: Response,
     decoder: Box<dyn PieceDecoder>,
     attempt: AttemptSpan,
+    /// How long the upstream may be silent, once the first content has come.
+    idle_timeout: Option<Duration>,
     received: usize,
     failure: Option<UpstreamError>,
     ended: bool,
@@ -62,13 +64,15 @@ impl UpstreamStream {
                 return Err(error);
             }
         };
-        let mut stream = Self { response, decoder, attempt, received: 0, failure: None, ended: false };
+        let mut stream =
+            Self { response, decoder, attempt, idle_timeout: None, received: 0, failure: None, ended: false };
         let first = stream.next().await?;
         stream.attempt.opened();
+        stream.idle_timeout = Some(idle_timeout);
         let first =
             first.ok_or_else(|| UpstreamError::Interrupted("the stream ended before it began".into()))?;
         let origin = Origin::model(stream.decoder.model().unwrap_or(model));
-        Ok(AnswerStream { first, rest: Pieces::Upstream(Box::new(stream)), origin, idle_timeout })
+        Ok(AnswerStream { first, rest: Pieces::Upstream(Box::new(stream)), origin })
     }
 
     /// The next piece; `None` after [`Piece::End`].
@@ -103,7 +107,13 @@ impl UpstreamStream {
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
             }
-            self.failure = self.read().await.err();
+            self.failure = match self.idle_timeout {
+                None => self.read().await.err(),
+                Some(idle) => match tokio::time::timeout(idle, self.read()).await {
+                    Ok(read) => read.err(),
+                    Err(_elapsed) => Some(UpstreamError::Silent(idle)),
+                },
+            };
         }
     }
 

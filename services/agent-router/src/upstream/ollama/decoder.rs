@@ -70,12 +70,12 @@ impl OllamaDecoder {
         let reply: Reply = match serde_json::from_slice(line) {
             Ok(reply) => reply,
             Err(error) => {
-                warn!(%error, "malformed line in a stream passed over");
+                warn!(column = error.column(), "malformed line in a stream passed over");
                 return Ok(());
             }
         };
         if let Some(error) = reply.error {
-            return Err(UpstreamError::Interrupted(error));
+            return Err(UpstreamError::interrupted(&error));
         }
         let (finish_reason, usage) = (reply.finish_reason(), reply.usage());
         if let Some(message) = &reply.message {

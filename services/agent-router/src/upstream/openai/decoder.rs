@@ -75,13 +75,17 @@ impl OpenAiDecoder {
         let chunk: Chunk = match serde_json::from_slice(data) {
             Ok(chunk) => chunk,
             Err(error) => {
-                warn!(%error, "malformed event in a stream passed over");
+                warn!(
+                    line = error.line(),
+                    column = error.column(),
+                    "malformed event in a stream passed over"
+                );
                 return Ok(());
             }
         };
         if chunk.error.is_some_and(|error| !error.is_null()) {
             let (_, message) = http_client::describe(data);
-            return Err(UpstreamError::Interrupted(message));
+            return Err(UpstreamError::interrupted(&message));
         }
         if self.model.is_none() {
             self.model = chunk.model;
