@@ -125,6 +125,12 @@ impl Config {
         [MAX, OLLAMA].iter().any(|name| self.simulates_tier(name))
     }
 
+    /// The tiers that are simulated although other upstreams are real.
+    pub(crate) fn simulated_beside_real(&self) -> Vec<&'static str> {
+        let simulated: Vec<_> = [MAX, OLLAMA].into_iter().filter(|name| self.simulates_tier(name)).collect();
+        if simulated.len() == 2 { Vec::new() } else { simulated }
+    }
+
     fn simulates_tier(&self, name: &str) -> bool {
         self.tiers.get(name).is_some_and(|tier| tier.endpoints.is_empty())
     }
@@ -231,7 +237,10 @@ mod tests {
     fn what_is_not_named_is_simulated() {
         let addresses = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let config = load::<Config>(None, &Environment::default()).unwrap().config;
-        assert!(config.simulates());
+        assert!(config.simulates() && config.simulated_beside_real().is_empty());
+        let one_real = [("MAX_SERVE_ENDPOINT", "http://gpu:8000")];
+        let mixed = load::<Config>(None, &one_real.into_iter().collect()).unwrap().config;
+        assert_eq!(mixed.simulated_beside_real(), ["ollama"]);
         let router = config.router(addresses.0, addresses.1);
         assert_eq!(router.tiers["max"].endpoints[0].to_string(), "http://127.0.0.1:1");
         assert_eq!(router.tiers["ollama"].model.as_deref(), Some("sim-ollama"));

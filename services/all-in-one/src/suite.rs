@@ -12,6 +12,7 @@ use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 use upstream_sim::Simulator;
 
 use crate::config::Config;
@@ -60,6 +61,9 @@ impl Service for AllInOne {
             || (config.upstream_sim.max_listen.0, config.upstream_sim.ollama_listen.0),
             |simulator| (simulator.max_addr(), simulator.ollama_addr()),
         );
+        for tier in config.simulated_beside_real() {
+            warn!(tier, "this tier is simulated while others are real: what it answers is made up");
+        }
         let router = AgentRouter::bind_with(&config.router(max, ollama), registry()).await?;
         let address = router.grpc_address();
         Ok(Self {

@@ -81,6 +81,12 @@ impl TelemetryConfig {
     /// Refuses directives that cannot be parsed.
     pub fn check(&self, problems: &mut Problems) {
         problems.require_plaintext("telemetry.otlp_endpoint", &self.otlp_endpoint);
+        // A single word is a target to the filter, and a mistyped level would silence everything.
+        let word = !self.log_level.contains(['=', ',', '[']);
+        let level = self.log_level.parse::<tracing::level_filters::LevelFilter>();
+        let rule =
+            "must be off, error, warn, info, debug, trace, or directives such as info,agent_router=debug";
+        problems.require(!word || level.is_ok(), "telemetry.log_level", &self.log_level, rule);
         if let Err(error) = EnvFilter::try_new(&self.log_level) {
             problems.add(
                 "telemetry.log_level",

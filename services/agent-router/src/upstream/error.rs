@@ -3,10 +3,10 @@
 //! | the upstream | breaker | the walk goes to |
 //! |---|---|---|
 //! | cannot be reached, breaks the connection or the protocol | failure | the next backend |
-//! | 5xx, 401, 403, 408 | failure | the next backend |
+//! | 5xx, any 4xx but those below | failure | the next backend |
 //! | 429 | ignored: saturation is not death | the next backend |
 //! | does not have the model, cannot take this kind of request | ignored | the next tier |
-//! | refuses the prompt: too long, against its policy, malformed | ignored | nowhere: it is the request's fault |
+//! | refuses the prompt (400, 413, 422): too long, against its policy, malformed | ignored | nowhere: it is the request's fault |
 //! | has no earlier answer (cache) | success | the next tier |
 
 use std::time::Duration;
@@ -135,8 +135,9 @@ impl UpstreamError {
         match status {
             429 => Self::Overloaded { message, retry_after },
             404 => Self::ModelMissing(message),
-            401 | 403 | 408 | 500.. => Self::Status { status, message },
-            400..=499 => Self::of_refusal(code, message),
+            400 | 413 | 422 => Self::of_refusal(code, message),
+            // Everything else says that the way to the model is wrong, not the request: a proxy, a bill, a method.
+            401..=499 | 500.. => Self::Status { status, message },
             _ => Self::Protocol(format!("status {status}: {message}")),
         }
     }
@@ -229,6 +230,9 @@ mod tests {
             (of(503, "", "x"), "status", Outcome::Failure, Next::Backend),
             (of(529, "", "x"), "status", Outcome::Failure, Next::Backend),
             (of(401, "", "x"), "status", Outcome::Failure, Next::Backend),
+            (of(402, "", "x"), "status", Outcome::Failure, Next::Backend),
+            (of(405, "", "x"), "status", Outcome::Failure, Next::Backend),
+            (of(413, "", "x"), "refused", Outcome::Ignored, Next::Stop),
             (of(429, "", "x"), "overloaded", Outcome::Ignored, Next::Backend),
             (of(404, "", "x"), "model_missing", Outcome::Ignored, Next::Tier),
             (of(400, "400", "Value error."), "model_missing", Outcome::Ignored, Next::Tier),

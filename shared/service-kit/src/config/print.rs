@@ -17,30 +17,32 @@ pub(super) fn to_text<T: Serialize>(config: &T, figment: &Figment) -> String {
     text
 }
 
-/// Where the value of a key came from.
+/// Where the value of a key came from. What was not given itself came with what it is part of.
 pub(super) fn source(figment: &Figment, key: &str) -> String {
-    figment
-        .find_metadata(key)
-        .or_else(|| figment.find_metadata(list_item(key)?.0))
+    ancestors(key)
+        .find_map(|key| figment.find_metadata(key))
         .map(|metadata| metadata.name.as_ref())
         .filter(|name| name.starts_with("file ") || name.starts_with("environment "))
         .unwrap_or("default")
         .to_owned()
 }
 
-/// The value of a key as it was given.
-pub(super) fn raw(figment: &Figment, key: &str) -> String {
-    let found = figment.find_value(key).ok().or_else(|| {
-        let (list, index) = list_item(key)?;
-        figment.find_value(list).ok()?.into_array()?.into_iter().nth(index)
-    });
-    serde_json::to_value(found).map(|value| scalar(&value)).unwrap_or_default()
+/// `a.b.0`, `a.b`, `a`.
+fn ancestors(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| Some(key.rsplit_once('.')?.0))
 }
 
-/// Splits the key of a list's item: `a.b.0` is item 0 of `a.b`.
-fn list_item(key: &str) -> Option<(&str, usize)> {
-    let (list, index) = key.rsplit_once('.')?;
-    Some((list, index.parse().ok()?))
+/// The value of a key as it was given, without the user and password of a URL.
+pub(super) fn raw(figment: &Figment, key: &str) -> String {
+    let found = figment.find_value(key).ok().or_else(|| {
+        let (list, index) = key.rsplit_once('.')?;
+        figment.find_value(list).ok()?.into_array()?.into_iter().nth(index.parse().ok()?)
+    });
+    let text = serde_json::to_value(found).map(|value| scalar(&value)).unwrap_or_default();
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}"),
+        _ => text,
+    }
 }
 
 /// Whether a value that could not be parsed may hold a secret and must not be shown.

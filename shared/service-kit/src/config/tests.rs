@@ -145,6 +145,10 @@ fn a_wrong_value_is_refused_with_key_value_source_and_rule() {
             "gateway.routers.0 = localhost (file FILE): must be a URL such as http://host:8000",
         ),
         (
+            "gateway: {routers: ['http://me:hunter2@host:1']}",
+            "gateway.routers.0 = http://[redacted]@host:1 (file FILE): must be a URL without user and password",
+        ),
+        (
             "gateway: {timeout: 0s, routers: []}",
             "gateway.timeout = 0s (file FILE): must be longer than 0\ngateway.routers = [] (file FILE): must name at least one router",
         ),
