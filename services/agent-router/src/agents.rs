@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use resilience::{CircuitBreakerRegistry, ConfigMismatch, FallbackChain, Tier};
+use resilience::{CircuitBreakerRegistry, FallbackChain, RegistryError, RetryPolicy, Tier};
 use service_kit::config::Endpoint;
 
 use crate::backend::{Backend, Store, Target};
@@ -56,7 +56,7 @@ impl Agents {
         client: &HttpClient,
         cache: Option<&Arc<AnswerCache>>,
         breakers: &CircuitBreakerRegistry,
-    ) -> Result<Option<Self>, ConfigMismatch> {
+    ) -> Result<Option<Self>, RegistryError> {
         let mut tiers: HashMap<&str, Arc<Tier<Backend>>> = HashMap::new();
         for (name, tier) in &settings.tiers {
             let built = build_tier(name, tier, settings, client, cache, breakers)?;
@@ -159,7 +159,7 @@ fn build_tier(
     client: &HttpClient,
     cache: Option<&Arc<AnswerCache>>,
     breakers: &CircuitBreakerRegistry,
-) -> Result<Tier<Backend>, ConfigMismatch> {
+) -> Result<Tier<Backend>, RegistryError> {
     let kind = tier.kind();
     let models = |tier: &ModelTier, target: &dyn Fn(&Endpoint) -> Target| {
         let backends = tier.endpoints.iter().map(|endpoint| {
@@ -168,7 +168,7 @@ fn build_tier(
             let breaker = breakers.get_or_create(&name, &settings.breaker)?;
             Ok(Arc::new(Backend::new(kind, name, Some(breaker), target(endpoint))))
         });
-        backends.collect::<Result<Vec<_>, ConfigMismatch>>()
+        backends.collect::<Result<Vec<_>, RegistryError>>()
     };
     let (backends, timeouts) = match tier {
         TierSettings::OpenAi(model) => {
@@ -180,7 +180,7 @@ fn build_tier(
             (models(model, &target)?, Some(model.timeouts))
         }
         TierSettings::Cache { .. } => {
-            let backends = cache.map(|cache| -> Result<_, ConfigMismatch> {
+            let backends = cache.map(|cache| -> Result<_, RegistryError> {
                 let name = cache.name().to_owned();
                 let breaker = match cache.store() {
                     Store::Redis => Some(breakers.get_or_create(&name, &settings.breaker)?),
@@ -206,6 +206,8 @@ fn build_tier(
         first_item_timeout: timeouts.map(|timeouts| timeouts.first_token),
         minimum: timeouts.map_or(minimum, |timeouts| minimum.min(timeouts.total).min(timeouts.first_token)),
         reserve,
+        bulkhead: None,
+        retry: RetryPolicy::none(),
         backends,
     })
 }

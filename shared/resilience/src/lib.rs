@@ -5,23 +5,43 @@
 //! * [`CircuitBreakerRegistry`] holds breakers by name.
 //! * [`FallbackChain`] walks ordered tiers within one [`Deadline`] until one answers, and keeps a record of every
 //!   [`Attempt`].
+//! * [`RetryBudget`] ties retries to successes, [`Backoff`] spaces them out, [`Bulkhead`] bounds how many calls run and
+//!   how many wait. A chain's tiers use them; so may anyone else.
+//! * [`Verdict`] says what the end of a call means. An error that knows that itself is a [`CallError`]; a [`Classify`]
+//!   judges whole results.
+//!
+//! With the feature `tower`, breaker, bulkhead and retries are layers for any tower client.
 //!
 //! The crate knows no network protocol. Time comes from a [`Clock`] or from tokio's timer, so that tests can set it.
 
+mod backoff;
 mod breaker;
+mod bulkhead;
 mod chain;
+mod classify;
 mod clock;
 mod deadline;
 mod registry;
+mod retry_budget;
+#[cfg(feature = "tower")]
+pub mod tower;
 
+pub use backoff::{Backoff, Delays, Jitter, Randomness, RetryPolicy, SplitMix64};
 pub use breaker::{
-    CallNotPermitted, CallTotals, CircuitBreaker, CircuitBreakerConfig, InvalidConfig, Outcome, Permit,
-    Snapshot, State, Transition, TripReason,
+    AfterHalfOpen, BorrowedPermit, CallFailed, CallNotPermitted, CallReport, CallTotals, CircuitBreaker,
+    CircuitBreakerConfig, CircuitBreakerConfigBuilder, Event, EventKind, InvalidConfig, Mode, OnDrop,
+    OpenWait, Operator, Outcome, Permit, Snapshot, State, Transition, TripReason, Watched, Watcher, Window,
+    WindowCounts,
 };
+pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{
-    Attempt, AttemptOutcome, Backend, CallError, ChainError, ChainStats, FallbackChain, LatencyQuantiles,
-    Next, Served, SkipReason, Tier, TierStats, Verdict, Walk,
+    Attempt, AttemptOutcome, Backend, CallGuard, ChainError, ChainStats, FallbackChain, LatencyQuantiles,
+    Served, SkipCounts, SkipReason, Tier, TierStats, Walk,
 };
+pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Verdict};
+#[cfg(feature = "quanta")]
+pub use clock::FastClock;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use deadline::Deadline;
-pub use registry::{CircuitBreakerRegistry, ConfigMismatch};
+pub use registry::{CircuitBreakerRegistry, CircuitBreakerRegistryBuilder, ConfigMismatch, RegistryError};
+pub use retry_budget::{RetryBudget, RetryBudgetConfig, RetryBudgetSnapshot};

@@ -1,87 +1,262 @@
 //! Circuit breakers by name.
+//!
+//! A registry hands out one breaker for each name, from shared defaults and the exceptions to them. It is bounded: names that
+//! come from outside, such as a host or a tenant, must not be able to fill the memory. What makes room is idleness, never
+//! age: a breaker that somebody holds, that an operator holds, or that still waits for its probe is not given up, because its
+//! state would be lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use thiserror::Error;
 
-use crate::breaker::{CircuitBreaker, CircuitBreakerConfig};
+use crate::backoff::{Randomness, SplitMix64};
+use crate::breaker::{CircuitBreaker, CircuitBreakerConfig, Feed, Watcher};
 use crate::clock::Clock;
 
-/// A known breaker was asked for with other settings than it has.
+/// A registry did not give a breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("circuit breaker `{name}` exists with a different configuration")]
-pub struct ConfigMismatch {
-    /// The breaker.
-    pub name: String,
+pub enum RegistryError {
+    /// A known breaker was asked for with other settings than it has.
+    #[error("circuit breaker `{name}` exists with a different configuration")]
+    ConfigMismatch {
+        /// The breaker.
+        name: String,
+    },
+    /// There are as many breakers as there may be, and none of them is idle.
+    #[error("no room for circuit breaker `{name}`: there are {limit} already")]
+    Full {
+        /// The breaker.
+        name: String,
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// The error of [`CircuitBreakerRegistry::get_or_create`].
+pub type ConfigMismatch = RegistryError;
+
+/// Builds a [`CircuitBreakerRegistry`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct CircuitBreakerRegistryBuilder {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Randomness>,
+    defaults: CircuitBreakerConfig,
+    overrides: BTreeMap<String, CircuitBreakerConfig>,
+    limit: usize,
+    idle_after: Duration,
+}
+
+impl CircuitBreakerRegistryBuilder {
+    /// The settings of every breaker that has none of its own.
+    pub fn defaults(mut self, config: CircuitBreakerConfig) -> Self {
+        self.defaults = config;
+        self
+    }
+
+    /// The settings of the breaker of this name.
+    pub fn override_for(mut self, name: &str, config: CircuitBreakerConfig) -> Self {
+        self.overrides.insert(name.to_owned(), config);
+        self
+    }
+
+    /// The most breakers that it holds. [`CircuitBreakerRegistry::DEFAULT_LIMIT`] unless set.
+    pub fn limit(mut self, breakers: usize) -> Self {
+        self.limit = breakers;
+        self
+    }
+
+    /// How long nothing must have happened to a breaker before it may be given up.
+    /// [`CircuitBreakerRegistry::DEFAULT_IDLE_AFTER`] unless set.
+    pub fn idle_after(mut self, idle: Duration) -> Self {
+        self.idle_after = idle;
+        self
+    }
+
+    /// Where the jitter of all breakers' waits comes from. The system's randomness unless set.
+    pub fn randomness(mut self, random: Arc<dyn Randomness>) -> Self {
+        self.random = random;
+        self
+    }
+
+    /// An empty registry.
+    pub fn build(self) -> CircuitBreakerRegistry {
+        CircuitBreakerRegistry {
+            settings: self,
+            breakers: RwLock::default(),
+            feed: Feed::new(CircuitBreakerRegistry::HISTORY),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    breaker: CircuitBreaker,
+    /// [`CircuitBreaker::activity`] when it was last looked at, and when it was first seen to be that.
+    activity: u64,
+    since: Duration,
 }
 
 /// Holds circuit breakers by name, all on one clock.
 #[derive(Debug)]
 pub struct CircuitBreakerRegistry {
-    clock: Arc<dyn Clock>,
-    breakers: Mutex<BTreeMap<String, CircuitBreaker>>,
+    settings: CircuitBreakerRegistryBuilder,
+    breakers: RwLock<BTreeMap<String, Entry>>,
+    feed: Arc<Feed>,
 }
 
 impl CircuitBreakerRegistry {
-    /// An empty registry.
+    /// The most breakers that a registry holds unless it is told otherwise. At about a kilobyte each, some ten megabytes.
+    pub const DEFAULT_LIMIT: usize = 10_000;
+
+    /// How long nothing must have happened to a breaker before it may be given up, unless the registry is told otherwise.
+    pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(3600);
+
+    /// How many events its feed keeps for slow watchers.
+    pub const HISTORY: usize = 1024;
+
+    /// An empty registry with the default settings, the default configuration's included.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, breakers: Mutex::default() }
+        Self::builder(clock).build()
+    }
+
+    /// A registry with settings of its own.
+    pub fn builder(clock: Arc<dyn Clock>) -> CircuitBreakerRegistryBuilder {
+        CircuitBreakerRegistryBuilder {
+            clock,
+            random: Arc::new(SplitMix64::from_entropy()),
+            defaults: CircuitBreakerConfig::default(),
+            overrides: BTreeMap::new(),
+            limit: Self::DEFAULT_LIMIT,
+            idle_after: Self::DEFAULT_IDLE_AFTER,
+        }
+    }
+
+    /// The breaker of this name, made from the overrides for it or else the defaults when there is none yet.
+    ///
+    /// A breaker that is known is given as it is, whatever its configuration has become.
+    ///
+    /// # Errors
+    /// There is no room for another.
+    pub fn breaker(&self, name: &str) -> Result<CircuitBreaker, RegistryError> {
+        if let Some(breaker) = self.get(name) {
+            return Ok(breaker);
+        }
+        let config = self.settings.overrides.get(name).unwrap_or(&self.settings.defaults);
+        self.create(name, config)
     }
 
     /// The breaker of this name, made with `config` when there is none yet.
     ///
     /// # Errors
-    /// The breaker exists with another configuration.
+    /// The breaker exists with another configuration, or there is no room for another.
     pub fn get_or_create(
         &self,
         name: &str,
         config: &CircuitBreakerConfig,
-    ) -> Result<CircuitBreaker, ConfigMismatch> {
-        let mut breakers = self.breakers.lock();
-        if let Some(breaker) = breakers.get(name) {
-            return if breaker.config() == config {
-                Ok(breaker.clone())
-            } else {
-                Err(ConfigMismatch { name: name.to_owned() })
-            };
+    ) -> Result<CircuitBreaker, RegistryError> {
+        let breaker = match self.get(name) {
+            Some(breaker) => breaker,
+            None => self.create(name, config)?,
+        };
+        if *breaker.config() == *config {
+            Ok(breaker)
+        } else {
+            Err(RegistryError::ConfigMismatch { name: name.to_owned() })
         }
-        let breaker = CircuitBreaker::new(name, config.clone(), Arc::clone(&self.clock));
-        breakers.insert(name.to_owned(), breaker.clone());
-        Ok(breaker)
     }
 
     /// The breaker of this name, if there is one.
     pub fn get(&self, name: &str) -> Option<CircuitBreaker> {
-        self.breakers.lock().get(name).cloned()
+        self.breakers.read().get(name).map(|entry| entry.breaker.clone())
     }
 
     /// All breakers, by name.
     pub fn all(&self) -> Vec<CircuitBreaker> {
-        self.breakers.lock().values().cloned().collect()
+        self.breakers.read().values().map(|entry| entry.breaker.clone()).collect()
+    }
+
+    /// How many breakers there are.
+    pub fn len(&self) -> usize {
+        self.breakers.read().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.breakers.read().is_empty()
+    }
+
+    /// Removes a breaker. Who holds it may go on using it; the registry makes a new one for the name.
+    pub fn remove(&self, name: &str) -> Option<CircuitBreaker> {
+        self.breakers.write().remove(name).map(|entry| entry.breaker)
+    }
+
+    /// Removes the breakers to which nothing has happened for long enough, and says how many. A breaker that somebody holds
+    /// stays, and so does one whose state an operator or the configuration holds, and one that is still in its open wait.
+    ///
+    /// It learns of activity by looking: the first look at a breaker starts its time. A registry that nobody asks to do this
+    /// does it when it is full.
+    pub fn evict_idle(&self) -> usize {
+        self.evict(&mut self.breakers.write())
+    }
+
+    /// Does for all breakers what time alone brings about: [`CircuitBreaker::tick`]. Says in how long there will be
+    /// something to do again, as things stand.
+    pub fn tick(&self) -> Option<Duration> {
+        self.all().iter().filter_map(CircuitBreaker::tick).min()
+    }
+
+    /// Sees the events of all breakers, those of later ones included, from now on.
+    pub fn watch(&self) -> Watcher {
+        self.feed.watch()
+    }
+
+    fn create(&self, name: &str, config: &CircuitBreakerConfig) -> Result<CircuitBreaker, RegistryError> {
+        let mut breakers = self.breakers.write();
+        // Somebody may have made it since it was looked for.
+        if let Some(entry) = breakers.get(name) {
+            return Ok(entry.breaker.clone());
+        }
+        let limit = self.settings.limit;
+        if breakers.len() >= limit && self.evict(&mut breakers) == 0 {
+            return Err(RegistryError::Full { name: name.to_owned(), limit });
+        }
+        let CircuitBreakerRegistryBuilder { clock, random, .. } = &self.settings;
+        let breaker = CircuitBreaker::with_feed(
+            name,
+            config.clone(),
+            Arc::clone(clock),
+            Arc::clone(random),
+            Arc::clone(&self.feed),
+        );
+        let entry = Entry { breaker: breaker.clone(), activity: breaker.activity(), since: clock.now() };
+        breakers.insert(name.to_owned(), entry);
+        Ok(breaker)
+    }
+
+    fn evict(&self, breakers: &mut BTreeMap<String, Entry>) -> usize {
+        let now = self.settings.clock.now();
+        let before = breakers.len();
+        breakers.retain(|_name, entry| {
+            let activity = entry.breaker.activity();
+            if activity != entry.activity {
+                (entry.activity, entry.since) = (activity, now);
+            }
+            let idle = now.saturating_sub(entry.since) >= self.settings.idle_after;
+            !idle || entry.breaker.is_shared() || entry.breaker.is_held() || entry.breaker.is_waiting()
+        });
+        before - breakers.len()
+    }
+}
+
+impl Drop for CircuitBreakerRegistry {
+    fn drop(&mut self) {
+        self.feed.close();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ManualClock;
-    use std::time::Duration;
-
-    #[test]
-    fn a_name_has_one_breaker_and_one_configuration() {
-        let registry = CircuitBreakerRegistry::new(Arc::new(ManualClock::new()));
-        let config = CircuitBreakerConfig::consecutive_failures(2, Duration::from_secs(1)).unwrap();
-        let first = registry.get_or_create("a", &config).unwrap();
-        first.acquire().unwrap().failure();
-        let second = registry.get_or_create("a", &config).unwrap();
-        assert_eq!(second.snapshot().consecutive_failures, 1);
-
-        let other = CircuitBreakerConfig::consecutive_failures(3, Duration::from_secs(1)).unwrap();
-        let error = registry.get_or_create("a", &other).unwrap_err();
-        assert_eq!(error, ConfigMismatch { name: "a".into() });
-        assert_eq!(registry.all().len(), 1);
-        assert!(registry.get("b").is_none());
-    }
-}
+mod tests;

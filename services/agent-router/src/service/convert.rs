@@ -17,6 +17,8 @@ pub(super) fn state(state: State) -> wire::CircuitBreakerState {
         State::Open => wire::CircuitBreakerState::Open,
         State::HalfOpen => wire::CircuitBreakerState::HalfOpen,
         State::Disabled => wire::CircuitBreakerState::Disabled,
+        State::ForcedOpen => wire::CircuitBreakerState::ForcedOpen,
+        State::MetricsOnly => wire::CircuitBreakerState::MetricsOnly,
     }
 }
 
@@ -42,7 +44,10 @@ fn outcome(outcome: AttemptOutcome) -> inference::AttemptOutcome {
         AttemptOutcome::Failure => inference::AttemptOutcome::Failure,
         AttemptOutcome::Timeout => inference::AttemptOutcome::Timeout,
         AttemptOutcome::Rejected => inference::AttemptOutcome::Rejected,
-        AttemptOutcome::Overloaded => inference::AttemptOutcome::Overloaded,
+        // The protocol has no word of its own for a full bulkhead yet, and no tier has one.
+        AttemptOutcome::Overloaded | AttemptOutcome::Skipped(SkipReason::Bulkhead) => {
+            inference::AttemptOutcome::Overloaded
+        }
         AttemptOutcome::Miss => inference::AttemptOutcome::CacheMiss,
         AttemptOutcome::Skipped(SkipReason::Breaker) => inference::AttemptOutcome::SkippedBreaker,
         AttemptOutcome::Skipped(SkipReason::Deadline) => inference::AttemptOutcome::SkippedDeadline,

@@ -263,7 +263,7 @@ impl InferenceService for Inference {
         let streamed = Streamed {
             tier: Arc::clone(&tier.name),
             answer: served.answer,
-            permit: served.permit,
+            guard: served.guard,
             start,
             metrics: self.shared.metrics.clone(),
             on_whole: Box::new(on_whole),

@@ -1,7 +1,7 @@
 //! A streamed answer on its way to the client.
 //!
-//! The permit of the call that began it is settled here, by what becomes of the stream: its end is a success, an error
-//! or a silence a failure, and one that is given up is judged by [`StreamPermit`].
+//! What the call that began it holds, permit and slot, is settled here, by what becomes of the stream: its end is a success, an error
+//! or a silence a failure, and one that is given up is judged by [`StreamGuard`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use aiplatform_proto::inference::v1::{
     FinishReason, StreamChatResponse, StreamDelta, StreamEnd, StreamStart, Usage,
 };
 use futures_util::{Stream, stream};
-use resilience::{CallError as _, Permit};
+use resilience::{CallError as _, CallGuard};
 use service_kit::status::Reason;
 use tokio::time::Instant;
 use tonic::Status;
@@ -32,7 +32,7 @@ pub(super) type OnWhole = Box<dyn FnOnce(&Answer) + Send>;
 pub(super) struct Streamed {
     pub(super) tier: Arc<str>,
     pub(super) answer: AnswerStream,
-    pub(super) permit: Option<Permit>,
+    pub(super) guard: Option<CallGuard>,
     pub(super) start: StreamStart,
     pub(super) metrics: ChainMetrics,
     pub(super) on_whole: OnWhole,
@@ -46,7 +46,7 @@ impl Streamed {
             state: Progress::Start { first },
             rest,
             origin,
-            permit: StreamPermit { permit: self.permit, waiting_since: None },
+            guard: StreamGuard { guard: self.guard, waiting_since: None },
             start: self.start,
             collected: Collector::default(),
             metrics: self.metrics,
@@ -72,7 +72,7 @@ struct Driver {
     state: Progress,
     rest: Pieces,
     origin: Origin,
-    permit: StreamPermit,
+    guard: StreamGuard,
     start: StreamStart,
     collected: Collector,
     metrics: ChainMetrics,
@@ -108,9 +108,9 @@ impl Driver {
     }
 
     async fn wait(&mut self) -> Result<Option<Piece>, UpstreamError> {
-        self.permit.waiting_since = Some(Instant::now());
+        self.guard.waiting_since = Some(Instant::now());
         let piece = self.rest.next().await;
-        self.permit.waiting_since = None;
+        self.guard.waiting_since = None;
         piece
     }
 
@@ -121,7 +121,7 @@ impl Driver {
 
     fn end(&mut self, finish_reason: FinishReason, usage: Option<Usage>) -> StreamChatResponse {
         self.state = Progress::Over;
-        self.permit.success();
+        self.guard.success();
         let message = std::mem::take(&mut self.collected).into_message();
         if let Some(on_whole) = self.on_whole.take() {
             on_whole(&Answer { message, finish_reason, usage, origin: self.origin.clone() });
@@ -135,7 +135,7 @@ impl Driver {
     }
 
     fn interrupted(&mut self, error: &UpstreamError) -> Status {
-        self.permit.failure();
+        self.guard.failure();
         self.metrics.interrupted(&self.tier);
         let delivered = self.collected.len();
         let tier = &*self.tier;
@@ -153,33 +153,36 @@ impl Driver {
 /// How long the upstream may have been silent for a stream that is given up to count as a success.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The permit of a stream that has begun. When the stream is given up, because the client has gone, the deadline has
+/// What a stream that has begun holds. When the stream is given up, because the client has gone, the deadline has
 /// passed or the process ends, the backend has done its work so far: a success. But when the backend had fallen silent,
-/// nobody knows: the permit is given back, so that a backend that stalls is not called well by those who lose patience.
-struct StreamPermit {
-    permit: Option<Permit>,
+/// nobody knows, and it counts for nothing, so that a backend that stalls is not called well by those who lose patience.
+struct StreamGuard {
+    guard: Option<CallGuard>,
     waiting_since: Option<Instant>,
 }
 
-impl StreamPermit {
+impl StreamGuard {
     fn success(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.success();
+        if let Some(guard) = self.guard.take() {
+            guard.success();
         }
     }
 
     fn failure(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.failure();
+        if let Some(guard) = self.guard.take() {
+            guard.failure();
         }
     }
 }
 
-impl Drop for StreamPermit {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         let silent = self.waiting_since.is_some_and(|since| since.elapsed() > PATIENCE);
-        if !silent && !std::thread::panicking() {
-            self.success();
+        if silent
+            && !std::thread::panicking()
+            && let Some(guard) = self.guard.take()
+        {
+            guard.ignored();
         }
     }
 }

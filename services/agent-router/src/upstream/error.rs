@@ -89,7 +89,7 @@ impl CallError for UpstreamError {
             Self::CacheMiss => (Outcome::Success, AttemptOutcome::Miss, Next::Tier),
             Self::CacheUnavailable(_) => (Outcome::Failure, AttemptOutcome::Failure, Next::Tier),
         };
-        Verdict { breaker, outcome, next }
+        Verdict::new(breaker, outcome, next).with_retry_after(self.retry_after())
     }
 
     fn cause(&self) -> String {
@@ -108,7 +108,10 @@ impl CallError for UpstreamError {
             | Self::Refused(_) => self.kind().to_owned(),
         }
     }
+}
 
+impl UpstreamError {
+    /// How long the upstream wants to be left alone, where it said so.
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after, .. } => *retry_after,
@@ -126,9 +129,7 @@ impl CallError for UpstreamError {
             | Self::CacheUnavailable(_) => None,
         }
     }
-}
 
-impl UpstreamError {
     /// What an HTTP status other than 2xx means. `code` is the machine-readable code or type in the body, if any.
     pub fn of_status(status: u16, code: &str, message: &str, retry_after: Option<Duration>) -> Self {
         let message = shorten(message);

@@ -1,93 +1,169 @@
 //! The right to make one call, and the duty to say how it ended.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::time::Duration;
 
 use super::CircuitBreaker;
-use super::rules::{Admitted, Settlement, State};
+use super::rules::Settlement;
+use super::state::{Outcome, State};
+use super::word::Word;
 
-/// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// The backend did its work.
-    Success,
-    /// The backend failed, or did not answer in time.
-    Failure,
-    /// It ended in a way that says nothing about the backend's health, such as a request that it rightly refused.
-    Ignored,
+/// How a call ended, and what else its caller knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a report says nothing until it is recorded"]
+pub struct CallReport {
+    outcome: Outcome,
+    took: Option<Duration>,
+    retry_after: Option<Duration>,
+}
+
+impl CallReport {
+    /// Just the outcome.
+    pub fn new(outcome: Outcome) -> Self {
+        Self { outcome, took: None, retry_after: None }
+    }
+
+    /// The caller measured how long the call took; the breaker's own clock is not asked.
+    pub fn took(mut self, took: Duration) -> Self {
+        self.took = Some(took);
+        self
+    }
+
+    /// The backend asks to be left alone for so long. Where the breaker opens in the generation that heard it, its wait is at
+    /// least what is left of that, up to the cap of the open wait. Only failures carry it.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+}
+
+impl From<Outcome> for CallReport {
+    fn from(outcome: Outcome) -> Self {
+        Self::new(outcome)
+    }
 }
 
 /// An admitted call. Settles exactly once.
 ///
-/// Dropped without an outcome it is cancelled: nothing is recorded, and a probe's slot is given back. In Rust a future
-/// can be dropped at any await, so this is how an abandoned call ends. Dropped by a panic, it is a failure.
+/// Dropped without an outcome it is cancelled, unless [`OnDrop`](crate::OnDrop) says otherwise: nothing is recorded, and a
+/// probe's slot is given back. In Rust a future can be dropped at any await, so this is how an abandoned call ends. Dropped
+/// by a panic, it is a failure.
+///
+/// A permit for a stream is held to the stream's end: see [`Permit::first_chunk`].
+///
+/// `B` is how it holds its breaker: by itself (a clone), or by reference as a [`BorrowedPermit`].
 #[must_use = "a permit that is dropped at once cancels the call"]
-pub struct Permit {
-    breaker: CircuitBreaker,
-    admitted: Admitted,
+pub struct Permit<B: Borrow<CircuitBreaker> = CircuitBreaker> {
+    breaker: B,
+    /// The breaker's word at admission: generation, state, and what the permit has to measure.
+    word: Word,
+    started: Option<Duration>,
+    /// Whether it is for a stream that has begun, and the time that took where it was measured.
+    has_begun: bool,
+    first_chunk: Option<Duration>,
     settled: bool,
 }
 
-impl Permit {
-    pub(super) fn new(breaker: CircuitBreaker, admitted: Admitted) -> Self {
-        Self { breaker, admitted, settled: false }
+/// A permit that borrows its breaker, and so costs no reference count.
+pub type BorrowedPermit<'a> = Permit<&'a CircuitBreaker>;
+
+impl<B: Borrow<CircuitBreaker>> Permit<B> {
+    #[inline]
+    pub(super) fn new(breaker: B, word: Word, started: Option<Duration>) -> Self {
+        Self { breaker, word, started, has_begun: false, first_chunk: None, settled: false }
+    }
+
+    /// The breaker that admitted the call.
+    pub fn breaker(&self) -> &CircuitBreaker {
+        self.breaker.borrow()
     }
 
     /// The state in which the call was admitted.
     pub fn state(&self) -> State {
-        self.admitted.state
+        self.word.state()
     }
 
-    /// The call succeeded.
+    /// The generation in which the call was admitted.
+    pub fn generation(&self) -> u64 {
+        self.word.generation()
+    }
+
+    /// The first chunk of a stream has arrived.
+    ///
+    /// From here on slowness is decided: by the time up to now, because a long answer is not a slow backend. And a drop
+    /// is a success: the client went away from a backend that did its work. A second call changes nothing.
+    pub fn first_chunk(&mut self) {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.first_chunk =
+                self.started.map(|started| self.breaker.borrow().now().saturating_sub(started));
+        }
+    }
+
+    /// The call succeeded. For a stream: its terminal chunk arrived.
+    #[inline]
     pub fn success(self) {
         self.record(Outcome::Success);
     }
 
-    /// The call failed.
+    /// The call failed. For a stream: an error or a timeout came before its terminal chunk.
+    #[inline]
     pub fn failure(self) {
         self.record(Outcome::Failure);
     }
 
     /// The call's end says nothing about the backend.
+    #[inline]
     pub fn ignored(self) {
         self.record(Outcome::Ignored);
     }
 
-    /// Settles a probe as a success and goes on with a permit like any other, if the breaker gives one. Any other permit
-    /// is returned as it is.
-    pub(crate) fn passed_probe(self) -> Option<Self> {
-        if self.state() != State::HalfOpen {
-            return Some(self);
-        }
-        let breaker = self.breaker.clone();
-        self.success();
-        breaker.acquire().ok()
-    }
-
-    /// Records an outcome.
-    pub fn record(mut self, outcome: Outcome) {
+    /// Records an outcome, or a whole [`CallReport`].
+    ///
+    /// The call's duration is the report's, else the time to the first chunk, else what the breaker's clock says; and the
+    /// clock is asked only where slow calls or a time window need it.
+    #[inline]
+    pub fn record(mut self, report: impl Into<CallReport>) {
+        let CallReport { outcome, took, retry_after } = report.into();
         self.settled = true;
-        self.breaker.settle(self.admitted, Settlement::Outcome(outcome));
+        self.settle(took, |took| Settlement::Outcome { outcome, took, retry_after });
+    }
+
+    #[inline]
+    fn settle(&self, took: Option<Duration>, settlement: impl FnOnce(Option<Duration>) -> Settlement) {
+        let breaker = self.breaker.borrow();
+        let known = took.or(self.first_chunk);
+        let must_measure = known.is_none() && self.started.is_some();
+        let now = (must_measure || self.word.is_timed()).then(|| breaker.now());
+        let measured = || Some(now?.saturating_sub(self.started?));
+        breaker.settle(self.word, now, settlement(known.or_else(measured)));
     }
 }
 
-impl Drop for Permit {
+impl<B: Borrow<CircuitBreaker>> Drop for Permit<B> {
+    #[inline]
     fn drop(&mut self) {
-        if !self.settled {
-            let settlement = if std::thread::panicking() {
-                Settlement::Outcome(Outcome::Failure)
-            } else {
-                Settlement::Cancelled
-            };
-            self.breaker.settle(self.admitted, settlement);
+        if self.settled {
+            return;
+        }
+        let outcome = |outcome| move |took| Settlement::Outcome { outcome, took, retry_after: None };
+        if std::thread::panicking() {
+            self.settle(None, outcome(Outcome::Failure));
+        } else if self.has_begun {
+            self.settle(None, outcome(Outcome::Success));
+        } else {
+            self.settle(None, |held| Settlement::Dropped { held });
         }
     }
 }
 
-impl fmt::Debug for Permit {
+impl<B: Borrow<CircuitBreaker>> fmt::Debug for Permit<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("breaker", &self.breaker.name())
-            .field("admitted", &self.admitted)
+            .field("breaker", &self.breaker.borrow().name())
+            .field("state", &self.state())
+            .field("generation", &self.generation())
             .finish_non_exhaustive()
     }
 }

@@ -1,107 +1,40 @@
 //! The rules of the circuit breaker as a pure state machine: no lock, no clock, no log. The time is an argument.
 //!
 //! ```text
-//!            threshold of failures in a row            open wait passed, next acquire
+//!            a threshold is reached                    open wait passed, next acquire
 //!   CLOSED ───────────────────────────────────► OPEN ─────────────────────────────► HALF_OPEN
 //!     ▲                                          ▲                                     │  │
-//!     │                                          └──────────── a probe failed ─────────┘  │
-//!     └───────────────────────────── all probes succeeded ───────────────────────────────┘
+//!     │                                          └── a threshold reached, or too long ─┘  │
+//!     └──────────────────────── enough probes, all thresholds kept ──────────────────────┘
+//!
+//!   any state ◄──────── an operator or the configuration ────────► FORCED_OPEN, DISABLED, METRICS_ONLY
 //! ```
 //!
-//! Each entry into a state starts a new generation. An outcome counts only in the generation that admitted its call:
-//! a straggler from before the trip says nothing about the backend now, so it must neither close nor reopen a breaker.
-//! A cancelled probe gives its slot back in its own generation only, so that there are never more probes out than
+//! Each entry into a state starts a new generation and an empty window. An outcome counts only in the generation that
+//! admitted its call: a straggler from before the trip says nothing about the backend now, so it must neither close nor reopen
+//! a breaker. A cancelled probe gives its slot back in its own generation only, so that there are never more probes out than
 //! configured and none is ever lost.
+//!
+//! There are no timers. What a timer would have done in half-open happens at the next step, dated back to when it was due
+//! ([`Rules::catch_up`]), so that no timer can outlive the state that it was meant for.
+//!
+//! Where the specification leaves room: the run of failures goes on through OPEN and HALF_OPEN and starts anew with each entry
+//! into CLOSED; a new open wait applies from the next opening.
 
-use std::fmt;
+mod operate;
+mod phase;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::CircuitBreakerConfig;
-use super::permit::Outcome;
-use super::{CallNotPermitted, Transition};
-
-/// The states of a breaker. Closed means that traffic flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    /// Calls are admitted and their outcomes counted.
-    Closed,
-    /// Calls are rejected until the open wait has passed.
-    Open,
-    /// A few calls are admitted as probes.
-    HalfOpen,
-    /// Calls are admitted and nothing is counted.
-    Disabled,
-}
-
-impl State {
-    /// All states.
-    pub const ALL: [Self; 4] = [Self::Closed, Self::Open, Self::HalfOpen, Self::Disabled];
-
-    /// The name in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::Disabled => "disabled",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Why a breaker changed state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TripReason {
-    /// Too many failures in a row.
-    ConsecutiveFailures,
-    /// The open wait has passed.
-    OpenWaitPassed,
-    /// A probe failed.
-    ProbeFailed,
-    /// All probes succeeded.
-    ProbesPassed,
-}
-
-impl TripReason {
-    /// The name in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ConsecutiveFailures => "consecutive_failures",
-            Self::OpenWaitPassed => "open_wait_passed",
-            Self::ProbeFailed => "probe_failed",
-            Self::ProbesPassed => "probes_passed",
-        }
-    }
-}
-
-impl fmt::Display for TripReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Calls since a breaker was made, by what became of them. Admitted calls that have ended are the sum of all but
-/// `rejected`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CallTotals {
-    /// Succeeded.
-    pub success: u64,
-    /// Failed.
-    pub failure: u64,
-    /// Ended in a way that says nothing about the backend.
-    pub ignored: u64,
-    /// Not admitted.
-    pub rejected: u64,
-    /// Admitted, and given up by the caller.
-    pub cancelled: u64,
-    /// Settled after the breaker had moved on: counted here and nowhere else.
-    pub late: u64,
-}
+use super::config::{AfterHalfOpen, CircuitBreakerConfig, OnDrop};
+use super::state::{CallTotals, Outcome, State, Transition, TripReason};
+use super::window::{Class, Ring, WindowCounts};
+use crate::backoff::Randomness;
+pub(super) use operate::Command;
+use phase::{Phase, Ramping, Share};
 
 /// The circumstances in which a call was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,50 +43,83 @@ pub(super) struct Admitted {
     pub(super) state: State,
 }
 
+/// A call was not admitted: the state, and the rest of the wait where it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rejected {
+    pub(super) state: State,
+    pub(super) retry_after: Option<Duration>,
+}
+
 /// How a permit was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settlement {
-    Outcome(Outcome),
-    Cancelled,
+    /// By its holder.
+    Outcome {
+        outcome: Outcome,
+        /// How long the call took, where it was measured.
+        took: Option<Duration>,
+        /// How long the backend asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// By its drop, after it had been held for so long.
+    Dropped { held: Option<Duration> },
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Phase {
-    Closed,
-    Open { until: Duration },
-    HalfOpen { permits: u32, passed: u32 },
-    Disabled,
+/// An entry into a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) transition: Transition,
+    /// The generation that began.
+    pub(super) generation: u64,
+    /// When it began, by the breaker's clock. Dated back where a due time was noticed later.
+    pub(super) at: Duration,
+    /// The open wait that began with it.
+    pub(super) wait: Option<Duration>,
 }
 
+/// The state machine.
 #[derive(Debug)]
 pub(super) struct Rules {
+    config: Arc<CircuitBreakerConfig>,
     phase: Phase,
     generation: u64,
-    consecutive_failures: u32,
-    openings: u64,
+    /// The window of CLOSED and METRICS_ONLY. Half-open keeps its own counts.
+    ring: Ring,
+    /// Failures in a row.
+    run: u32,
     totals: CallTotals,
-    transition: Option<Transition>,
+    openings: u64,
+    openings_in_a_row: u32,
+    /// Until when the backend asked to be left alone, as far as this generation heard.
+    retry_at: Option<Duration>,
+    random: Arc<dyn Randomness>,
+    /// What the last step changed. A step enters two states at most: half-open lapses to open, whose wait is over too.
+    changes: [Option<Change>; 2],
 }
 
 impl Rules {
-    pub(super) fn new(config: &CircuitBreakerConfig) -> Self {
+    pub(super) fn new(config: Arc<CircuitBreakerConfig>, random: Arc<dyn Randomness>) -> Self {
         Self {
-            phase: if config.is_enabled() { Phase::Closed } else { Phase::Disabled },
+            phase: Phase::of_mode(config.mode()),
             generation: 0,
-            consecutive_failures: 0,
-            openings: 0,
+            ring: Ring::new(config.window()),
+            run: 0,
             totals: CallTotals::default(),
-            transition: None,
+            openings: 0,
+            openings_in_a_row: 0,
+            retry_at: None,
+            random,
+            changes: [None; 2],
+            config,
         }
     }
 
+    pub(super) fn config(&self) -> &Arc<CircuitBreakerConfig> {
+        &self.config
+    }
+
     pub(super) fn state(&self) -> State {
-        match self.phase {
-            Phase::Closed => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen { .. } => State::HalfOpen,
-            Phase::Disabled => State::Disabled,
-        }
+        self.phase.state()
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -161,135 +127,310 @@ impl Rules {
     }
 
     pub(super) fn consecutive_failures(&self) -> u32 {
-        self.consecutive_failures
+        self.run
+    }
+
+    /// Calls by outcome. `rejected` stays 0: the shell counts rejections, most of which never come here.
+    pub(super) fn totals(&self) -> CallTotals {
+        self.totals
     }
 
     pub(super) fn openings(&self) -> u64 {
         self.openings
     }
 
-    pub(super) fn totals(&self) -> CallTotals {
-        self.totals
+    pub(super) fn openings_in_a_row(&self) -> u32 {
+        self.openings_in_a_row
     }
 
-    pub(super) fn next_probe_in(&self, now: Duration) -> Option<Duration> {
+    /// Until when an open breaker rejects.
+    pub(super) fn open_until(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Open { until } => Some(until.saturating_sub(now)),
-            Phase::Closed | Phase::HalfOpen { .. } | Phase::Disabled => None,
+            Phase::Open { until } => Some(until),
+            Phase::Closed { .. }
+            | Phase::HalfOpen { .. }
+            | Phase::ForcedOpen
+            | Phase::Disabled
+            | Phase::MetricsOnly => None,
         }
     }
 
+    /// Permits out or used in this half-open generation.
     pub(super) fn half_open_permits(&self) -> u32 {
         match self.phase {
             Phase::HalfOpen { permits, .. } => permits,
-            Phase::Closed | Phase::Open { .. } | Phase::Disabled => 0,
+            Phase::Closed { .. }
+            | Phase::Open { .. }
+            | Phase::ForcedOpen
+            | Phase::Disabled
+            | Phase::MetricsOnly => 0,
         }
     }
 
-    /// The transition that the last step made, if it made one. A step makes at most one.
-    pub(super) fn take_transition(&mut self) -> Option<Transition> {
-        self.transition.take()
+    /// What the window of the present state holds.
+    pub(super) fn counts(&mut self, now: Duration) -> WindowCounts {
+        match self.phase {
+            Phase::HalfOpen { counts, .. } => counts,
+            Phase::Closed { .. }
+            | Phase::Open { .. }
+            | Phase::ForcedOpen
+            | Phase::Disabled
+            | Phase::MetricsOnly => self.ring.counts_at(now),
+        }
     }
 
-    pub(super) fn acquire(
-        &mut self,
-        config: &CircuitBreakerConfig,
-        now: Duration,
-    ) -> Result<Admitted, CallNotPermitted> {
-        let rejected = match &mut self.phase {
-            Phase::Closed | Phase::Disabled => None,
+    /// The calls from which the present state computes rates.
+    pub(super) fn minimum_calls(&self) -> u32 {
+        if self.state() == State::HalfOpen {
+            self.config.deciding_probes()
+        } else {
+            self.config.minimum_calls()
+        }
+    }
+
+    /// Whether a closed breaker admits only a share of the calls.
+    pub(super) fn is_ramping(&self) -> bool {
+        matches!(self.phase, Phase::Closed { ramp: Some(_) })
+    }
+
+    /// Whether recording an outcome needs the time.
+    pub(super) fn is_timed(&self) -> bool {
+        self.ring.is_timed()
+    }
+
+    /// Whether the last step changed the state.
+    #[inline]
+    pub(super) fn has_changed(&self) -> bool {
+        self.changes[0].is_some()
+    }
+
+    /// What the last step changed, in order.
+    pub(super) fn take_changes(&mut self) -> [Option<Change>; 2] {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Asks to make a call.
+    pub(super) fn acquire(&mut self, now: Duration) -> Result<Admitted, Rejected> {
+        self.catch_up(now);
+        let retry_after = match &mut self.phase {
+            Phase::Closed { ramp } => {
+                match ramp.as_mut().map_or(Share::Whole, |ramping| ramping.admit(now)) {
+                    Share::Whole => {
+                        *ramp = None;
+                        return Ok(self.admitted());
+                    }
+                    Share::In => return Ok(self.admitted()),
+                    Share::Out { next_step } => Some(next_step),
+                }
+            }
+            Phase::Disabled | Phase::MetricsOnly => return Ok(self.admitted()),
             Phase::Open { until } if now >= *until => {
-                self.enter(Phase::HalfOpen { permits: 1, passed: 0 }, TripReason::OpenWaitPassed);
+                self.half_open(now);
+                self.take_probe();
+                return Ok(self.admitted());
+            }
+            Phase::Open { until } => Some(until.saturating_sub(now)),
+            Phase::HalfOpen { .. } => {
+                if self.take_probe() {
+                    return Ok(self.admitted());
+                }
                 None
             }
-            Phase::Open { until } => Some(Some(until.saturating_sub(now))),
-            Phase::HalfOpen { permits, .. } if *permits < config.half_open_calls() => {
-                *permits += 1;
-                None
-            }
-            Phase::HalfOpen { .. } => Some(None),
+            Phase::ForcedOpen => None,
         };
-        if let Some(retry_after) = rejected {
-            self.totals.rejected += 1;
-            return Err(CallNotPermitted { state: self.state(), retry_after });
-        }
-        Ok(Admitted { generation: self.generation, state: self.state() })
+        Err(Rejected { state: self.state(), retry_after })
     }
 
-    pub(super) fn settle(
-        &mut self,
-        config: &CircuitBreakerConfig,
-        now: Duration,
-        admitted: Admitted,
-        settlement: Settlement,
-    ) {
+    /// Does what time alone brings about. Says at what time there will be something to do again, if ever.
+    ///
+    /// It moves an open breaker to half-open only where the configuration has that done automatically.
+    pub(super) fn tick(&mut self, now: Duration) -> Option<Duration> {
+        self.catch_up(now);
+        match self.phase {
+            Phase::Open { until } if self.config.automatic_half_open() => {
+                if now >= until {
+                    self.half_open(now);
+                    return self.half_open_end();
+                }
+                Some(until)
+            }
+            Phase::HalfOpen { .. } => self.half_open_end(),
+            Phase::Open { .. }
+            | Phase::Closed { .. }
+            | Phase::ForcedOpen
+            | Phase::Disabled
+            | Phase::MetricsOnly => None,
+        }
+    }
+
+    /// Settles a permit. Asks for the time only where the answer depends on it, which a call in CLOSED with a count window
+    /// does not unless it trips the breaker.
+    #[inline]
+    pub(super) fn settle(&mut self, now: impl Fn() -> Duration, admitted: Admitted, settlement: Settlement) {
+        // Only a permit of this generation makes time pass; a late one changes nothing at all.
+        if admitted.state == State::HalfOpen && admitted.generation == self.generation {
+            self.catch_up(now());
+        }
         if admitted.generation != self.generation {
             self.totals.late += 1;
             return;
         }
         match settlement {
-            Settlement::Cancelled => {
-                self.totals.cancelled += 1;
-                self.give_back();
+            Settlement::Outcome { outcome: Outcome::Success, took, .. } => {
+                self.totals.success += 1;
+                self.record(now, false, self.config.is_slow(took));
             }
-            Settlement::Outcome(Outcome::Ignored) => {
+            Settlement::Outcome { outcome: Outcome::Failure, took, retry_after } => {
+                self.totals.failure += 1;
+                if let Some(retry_after) = retry_after {
+                    let retry_at = now().saturating_add(retry_after);
+                    self.retry_at = self.retry_at.max(Some(retry_at));
+                }
+                self.record(now, true, self.config.is_slow(took));
+            }
+            Settlement::Outcome { outcome: Outcome::Ignored, .. } => {
                 self.totals.ignored += 1;
                 self.give_back();
             }
-            Settlement::Outcome(Outcome::Success) => {
-                self.totals.success += 1;
-                self.succeeded(config);
+            Settlement::Dropped { held } => match (self.config.on_drop(), held) {
+                (OnDrop::FailureAfter(limit), Some(held)) if held >= limit => {
+                    self.totals.failure += 1;
+                    self.record(now, true, true);
+                }
+                (OnDrop::FailureAfter(_) | OnDrop::Release, _) => {
+                    self.totals.cancelled += 1;
+                    self.give_back();
+                }
+            },
+        }
+    }
+
+    #[inline]
+    fn record(&mut self, now: impl Fn() -> Duration, failed: bool, slow: bool) {
+        match &mut self.phase {
+            Phase::Closed { .. } | Phase::MetricsOnly => {
+                self.ring.add(Class::new(failed, slow), &now);
+                self.run = if failed { self.run.saturating_add(1) } else { 0 };
+                if let Some(reason) = self.closed_verdict(failed) {
+                    self.open(now(), reason, None);
+                }
             }
-            Settlement::Outcome(Outcome::Failure) => {
-                self.totals.failure += 1;
-                self.failed(config, now);
+            Phase::HalfOpen { counts, .. } => {
+                counts.add(Class::new(failed, slow));
+                let counts = *counts;
+                self.run = if failed { self.run.saturating_add(1) } else { 0 };
+                self.judge_probes(&now, &counts, failed);
             }
+            // DISABLED records nothing. No call is admitted in the other two, so none is settled in their generations.
+            Phase::Disabled | Phase::Open { .. } | Phase::ForcedOpen => {}
+        }
+    }
+
+    #[inline]
+    fn closed_verdict(&self, failed: bool) -> Option<TripReason> {
+        if matches!(self.phase, Phase::MetricsOnly) {
+            return None;
+        }
+        if failed && self.config.run_is_over(self.run) {
+            return Some(TripReason::ConsecutiveFailures);
+        }
+        self.config.breached(self.ring.counts(), self.config.minimum_calls())
+    }
+
+    fn judge_probes(&mut self, now: impl Fn() -> Duration, counts: &WindowCounts, failed: bool) {
+        let enough = self.config.deciding_probes();
+        let bad = failed && (self.config.one_failed_probe_reopens() || self.config.run_is_over(self.run));
+        if bad || self.config.breached(counts, enough).is_some() {
+            self.open(now(), TripReason::ProbeFailed, None);
+        } else if counts.calls() >= u64::from(enough) {
+            self.close(now(), TripReason::ProbesPassed);
+        }
+    }
+
+    /// A probe slot, if one is free.
+    fn take_probe(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::HalfOpen { permits, .. } if *permits < self.config.half_open_calls() => {
+                *permits += 1;
+                true
+            }
+            Phase::HalfOpen { .. }
+            | Phase::Closed { .. }
+            | Phase::Open { .. }
+            | Phase::ForcedOpen
+            | Phase::Disabled
+            | Phase::MetricsOnly => false,
         }
     }
 
     fn give_back(&mut self) {
         if let Phase::HalfOpen { permits, .. } = &mut self.phase {
-            *permits -= 1;
+            *permits = permits.saturating_sub(1);
         }
     }
 
-    fn succeeded(&mut self, config: &CircuitBreakerConfig) {
-        match &mut self.phase {
-            Phase::Closed => self.consecutive_failures = 0,
-            Phase::HalfOpen { passed, .. } => {
-                *passed += 1;
-                if *passed >= config.half_open_calls() {
-                    self.enter(Phase::Closed, TripReason::ProbesPassed);
-                    self.consecutive_failures = 0;
-                }
+    fn admitted(&self) -> Admitted {
+        Admitted { generation: self.generation, state: self.state() }
+    }
+
+    /// When the present half-open state will have lasted too long: the first moment after its maximum.
+    fn half_open_end(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::HalfOpen { since, .. } => {
+                let last = since.saturating_add(self.config.half_open_max_wait()?);
+                Some(last.saturating_add(Duration::from_nanos(1)))
             }
-            Phase::Open { .. } | Phase::Disabled => {}
+            Phase::Closed { .. }
+            | Phase::Open { .. }
+            | Phase::ForcedOpen
+            | Phase::Disabled
+            | Phase::MetricsOnly => None,
         }
     }
 
-    fn failed(&mut self, config: &CircuitBreakerConfig, now: Duration) {
-        let reason = match self.phase {
-            Phase::Closed => {
-                self.consecutive_failures += 1;
-                if self.consecutive_failures < config.failure_threshold() {
-                    return;
-                }
-                TripReason::ConsecutiveFailures
-            }
-            Phase::HalfOpen { .. } => {
-                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-                TripReason::ProbeFailed
-            }
-            Phase::Open { .. } | Phase::Disabled => return,
-        };
+    /// Ends a half-open state that has lasted too long, as of the moment when it became too long.
+    fn catch_up(&mut self, now: Duration) {
+        let Some(end) = self.half_open_end().filter(|end| now >= *end) else { return };
+        match self.config.after_half_open() {
+            AfterHalfOpen::Open => self.open(end, TripReason::HalfOpenTimedOut, None),
+            AfterHalfOpen::Close => self.close(end, TripReason::HalfOpenTimedOut),
+        }
+    }
+
+    /// Opens; `wait` stands in for the configured wait.
+    #[cold]
+    fn open(&mut self, now: Duration, reason: TripReason, wait: Option<Duration>) {
         self.openings += 1;
-        self.enter(Phase::Open { until: now.saturating_add(config.open_wait()) }, reason);
+        self.openings_in_a_row = self.openings_in_a_row.saturating_add(1);
+        let policy = *self.config.open_wait_policy();
+        let wait = wait.unwrap_or_else(|| policy.of(self.openings_in_a_row, || self.random.unit()));
+        let asked = self.retry_at.map_or(Duration::ZERO, |at| at.saturating_sub(now)).min(policy.cap());
+        let wait = wait.max(asked);
+        self.enter(now, Phase::Open { until: now.saturating_add(wait) }, reason, Some(wait));
     }
 
-    fn enter(&mut self, phase: Phase, reason: TripReason) {
+    #[cold]
+    fn close(&mut self, now: Duration, reason: TripReason) {
+        let ramp = self.config.ramp().map(|ramp| Ramping::new(ramp.clone(), now));
+        self.run = 0;
+        self.openings_in_a_row = 0;
+        self.enter(now, Phase::Closed { ramp }, reason, None);
+    }
+
+    #[cold]
+    fn half_open(&mut self, now: Duration) {
+        self.enter(now, Phase::half_open(now), TripReason::OpenWaitPassed, None);
+    }
+
+    fn enter(&mut self, at: Duration, phase: Phase, reason: TripReason, wait: Option<Duration>) {
         let from = self.state();
         self.phase = phase;
         self.generation += 1;
-        self.transition = Some(Transition { from, to: self.state(), reason });
+        self.ring.clear();
+        self.retry_at = None;
+        let transition = Transition { from, to: self.state(), reason };
+        let change = Change { transition, generation: self.generation, at, wait };
+        let slot = usize::from(self.changes[0].is_some());
+        self.changes[slot] = Some(change);
     }
 }

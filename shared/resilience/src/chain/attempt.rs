@@ -1,60 +1,11 @@
 //! The record of what a walk did.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::breaker::{Outcome, State};
-
-/// What an error means.
-pub trait CallError: fmt::Display {
-    /// What it means for the breaker, for the record, and for the walk.
-    fn verdict(&self) -> Verdict;
-
-    /// What went wrong, for logs: nothing in it was said by the backend, which may quote the request. By default the
-    /// error's own words.
-    fn cause(&self) -> String {
-        self.to_string()
-    }
-
-    /// When the backend wants to be asked again, if it said so.
-    fn retry_after(&self) -> Option<Duration> {
-        None
-    }
-}
-
-/// What the end of a call means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    /// For the backend's breaker.
-    pub breaker: Outcome,
-    /// For the record.
-    pub outcome: AttemptOutcome,
-    /// For the walk.
-    pub next: Next,
-}
-
-impl Verdict {
-    /// The backend did not answer in time: a failure, and the next backend's turn.
-    pub const TIMEOUT: Self =
-        Self { breaker: Outcome::Failure, outcome: AttemptOutcome::Timeout, next: Next::Backend };
-
-    /// The backend did not answer in a time that was too short to blame it.
-    pub const HURRIED: Self = Self { breaker: Outcome::Ignored, ..Self::TIMEOUT };
-}
-
-/// Where the walk goes after an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// To the tier's next backend, or to the next tier when there is none.
-    Backend,
-    /// To the next tier: this tier's other backends would say the same.
-    Tier,
-    /// Nowhere: every tier would say the same.
-    Stop,
-}
+use crate::breaker::State;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,7 +28,7 @@ pub enum AttemptOutcome {
 
 impl AttemptOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Success,
         Self::Failure,
         Self::Timeout,
@@ -87,6 +38,7 @@ impl AttemptOutcome {
         Self::Skipped(SkipReason::Breaker),
         Self::Skipped(SkipReason::Deadline),
         Self::Skipped(SkipReason::Request),
+        Self::Skipped(SkipReason::Bulkhead),
     ];
 
     /// The name in metrics and logs.
@@ -101,6 +53,7 @@ impl AttemptOutcome {
             Self::Skipped(SkipReason::Breaker) => "skipped_breaker",
             Self::Skipped(SkipReason::Deadline) => "skipped_deadline",
             Self::Skipped(SkipReason::Request) => "skipped_request",
+            Self::Skipped(SkipReason::Bulkhead) => "skipped_bulkhead",
         }
     }
 }
@@ -114,9 +67,11 @@ pub enum SkipReason {
     Deadline,
     /// The request rules the tier out.
     Request,
+    /// The tier's bulkhead was full, and stayed so for as long as a caller may wait.
+    Bulkhead,
 }
 
-/// One attempt at an answer, or the reason for making none.
+/// One attempt at an answer, or the reason for making none. A retry is an attempt of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// The tier.
@@ -127,6 +82,8 @@ pub struct Attempt {
     pub outcome: AttemptOutcome,
     /// The state of the breaker when the attempt was made or rejected. `None` where no breaker was asked.
     pub breaker_state: Option<State>,
+    /// Its number among the calls to this backend in a row: 0 for the first, 1 for the first retry.
+    pub retry: u32,
     /// When it began, counted from the arrival of the request.
     pub started_after: Duration,
     /// How long it took. For a stream: to its first content.
@@ -155,19 +112,30 @@ impl AttemptLog {
         Self { started, attempts: Vec::with_capacity(4) }
     }
 
-    pub(super) fn begin(&self, tier: &Arc<str>, backend: &str, breaker_state: Option<State>) -> Begun {
+    pub(super) fn begin(
+        &self,
+        tier: &Arc<str>,
+        backend: &str,
+        breaker_state: Option<State>,
+        retry: u32,
+    ) -> Begun {
         let at = Instant::now();
         let attempt = Attempt {
             tier: Arc::clone(tier),
             backend: Arc::from(backend),
             outcome: AttemptOutcome::Success,
             breaker_state,
+            retry,
             started_after: at.saturating_duration_since(self.started),
             took: Duration::ZERO,
             detail: String::new(),
             cause: String::new(),
         };
         Begun { attempt, at }
+    }
+
+    pub(super) fn succeed(&mut self, begun: Begun) -> Duration {
+        self.end(begun, AttemptOutcome::Success, String::new(), String::new())
     }
 
     pub(super) fn end(
@@ -182,15 +150,7 @@ impl AttemptLog {
         took
     }
 
-    pub(super) fn skip(
-        &mut self,
-        tier: &Arc<str>,
-        backend: &str,
-        breaker_state: Option<State>,
-        reason: SkipReason,
-        detail: String,
-    ) {
-        let begun = self.begin(tier, backend, breaker_state);
+    pub(super) fn skip(&mut self, begun: Begun, reason: SkipReason, detail: String) {
         let outcome = AttemptOutcome::Skipped(reason);
         let cause = detail.clone();
         self.attempts.push(Attempt { outcome, detail, cause, ..begun.attempt });

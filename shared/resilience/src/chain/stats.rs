@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use super::attempt::AttemptOutcome;
+use super::attempt::{AttemptOutcome, SkipReason};
 
 /// How a chain did since it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,22 @@ pub struct ChainStats {
     pub tiers: Vec<TierStats>,
 }
 
+impl ChainStats {
+    /// The part of all answers that this tier gave, from 0 to 1. `None` where there is no such tier, or no answer yet.
+    #[allow(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
+    pub fn share(&self, tier: usize) -> Option<f64> {
+        let served: u64 = self.tiers.iter().map(|tier| tier.served).sum();
+        let tier = self.tiers.get(tier)?;
+        (served > 0).then(|| tier.served as f64 / served as f64)
+    }
+}
+
 /// How a tier did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierStats {
     /// The tier.
     pub tier: Arc<str>,
-    /// Calls made to its backends that ended.
+    /// Calls made to its backends that ended, retries included.
     pub attempts: u64,
     /// Requests that it answered.
     pub served: u64,
@@ -35,8 +45,35 @@ pub struct TierStats {
     pub failures: u64,
     /// Times that a backend, or the whole tier, was passed over without a call.
     pub skipped: u64,
+    /// The same, by reason.
+    pub skipped_by: SkipCounts,
+    /// Calls among the attempts that asked a backend again which had just failed.
+    pub retries: u64,
+    /// Retries that were not made because the chain's budget was spent.
+    pub retries_refused: u64,
     /// The times of successful calls. `None` before the first.
     pub latency: Option<LatencyQuantiles>,
+}
+
+/// How often no attempt was made, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SkipCounts {
+    /// [`SkipReason::Breaker`].
+    pub breaker: u64,
+    /// [`SkipReason::Deadline`].
+    pub deadline: u64,
+    /// [`SkipReason::Request`].
+    pub request: u64,
+    /// [`SkipReason::Bulkhead`].
+    pub bulkhead: u64,
+}
+
+impl SkipCounts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self { breaker, deadline, request, bulkhead } = self;
+        breaker + deadline + request + bulkhead
+    }
 }
 
 /// Quantiles of a latency, with a relative error of at most 1 %.
@@ -59,7 +96,12 @@ struct TierRecorder {
     attempts: AtomicU64,
     served: AtomicU64,
     failures: AtomicU64,
-    skipped: AtomicU64,
+    skipped_breaker: AtomicU64,
+    skipped_deadline: AtomicU64,
+    skipped_request: AtomicU64,
+    skipped_bulkhead: AtomicU64,
+    retries: AtomicU64,
+    retries_refused: AtomicU64,
     /// In microseconds. `None` only if a histogram cannot be made.
     latency: Option<Mutex<Histogram<u64>>>,
 }
@@ -80,7 +122,12 @@ impl Recorder {
                 attempts: AtomicU64::new(0),
                 served: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
-                skipped: AtomicU64::new(0),
+                skipped_breaker: AtomicU64::new(0),
+                skipped_deadline: AtomicU64::new(0),
+                skipped_request: AtomicU64::new(0),
+                skipped_bulkhead: AtomicU64::new(0),
+                retries: AtomicU64::new(0),
+                retries_refused: AtomicU64::new(0),
                 latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 2).ok().map(Mutex::new),
             })
             .collect();
@@ -109,8 +156,23 @@ impl Recorder {
         }
     }
 
-    pub(super) fn skipped(&self, tier: usize) {
-        self.tiers[tier].skipped.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn skipped(&self, tier: usize, reason: SkipReason) {
+        let tier = &self.tiers[tier];
+        let count = match reason {
+            SkipReason::Breaker => &tier.skipped_breaker,
+            SkipReason::Deadline => &tier.skipped_deadline,
+            SkipReason::Request => &tier.skipped_request,
+            SkipReason::Bulkhead => &tier.skipped_bulkhead,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn retried(&self, tier: usize) {
+        self.tiers[tier].retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn retry_refused(&self, tier: usize) {
+        self.tiers[tier].retries_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn unanswered(&self) {
@@ -138,12 +200,22 @@ impl TierRecorder {
                 p99: quantile(0.99),
             })
         });
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let skipped_by = SkipCounts {
+            breaker: read(&self.skipped_breaker),
+            deadline: read(&self.skipped_deadline),
+            request: read(&self.skipped_request),
+            bulkhead: read(&self.skipped_bulkhead),
+        };
         TierStats {
             tier: Arc::clone(&self.tier),
-            attempts: self.attempts.load(Ordering::Relaxed),
-            served: self.served.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
-            skipped: self.skipped.load(Ordering::Relaxed),
+            attempts: read(&self.attempts),
+            served: read(&self.served),
+            failures: read(&self.failures),
+            skipped: skipped_by.total(),
+            skipped_by,
+            retries: read(&self.retries),
+            retries_refused: read(&self.retries_refused),
             latency,
         }
     }

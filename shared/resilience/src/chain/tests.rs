@@ -1,10 +1,15 @@
+mod bulkhead;
+mod retry;
+mod stream;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::*;
-use crate::{CircuitBreakerConfig, ManualClock, Outcome, State};
+use crate::{CallError, CircuitBreaker, CircuitBreakerConfig, ManualClock, Outcome, State, Verdict};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -18,6 +23,12 @@ enum Script {
     Refuse,
     Miss,
     Hang,
+    /// Fails in passing this often, then answers.
+    Flaky(u32),
+    /// Is overloaded, and wants to be left alone for so many milliseconds.
+    Busy(u64),
+    /// Answers after so many milliseconds.
+    Slow(u64),
 }
 
 #[derive(Debug)]
@@ -25,6 +36,7 @@ struct Scripted {
     name: &'static str,
     breaker: Option<CircuitBreaker>,
     script: Script,
+    calls: AtomicU32,
 }
 
 impl Backend for Scripted {
@@ -43,39 +55,50 @@ struct Failed(Script);
 
 impl CallError for Failed {
     fn verdict(&self) -> Verdict {
-        let (breaker, outcome, next) = match self.0 {
-            Script::Refuse => (Outcome::Ignored, AttemptOutcome::Rejected, Next::Stop),
-            Script::Miss => (Outcome::Success, AttemptOutcome::Miss, Next::Tier),
-            Script::Answer | Script::Fail | Script::Hang => {
-                (Outcome::Failure, AttemptOutcome::Failure, Next::Backend)
-            }
-        };
-        Verdict { breaker, outcome, next }
+        match self.0 {
+            Script::Refuse => Verdict::REJECTED,
+            Script::Miss => Verdict::new(Outcome::Success, AttemptOutcome::Miss, Next::Tier),
+            Script::Flaky(_) => Verdict::TRANSIENT,
+            Script::Busy(wait) => Verdict::overloaded(Some(ms(wait))).retryable(),
+            Script::Answer | Script::Fail | Script::Hang | Script::Slow(_) => Verdict::FAILURE,
+        }
     }
 }
 
 async fn play(backend: Arc<Scripted>, _deadline: Deadline) -> Result<&'static str, Failed> {
+    let before = backend.calls.fetch_add(1, Ordering::Relaxed);
     match backend.script {
         Script::Answer => Ok(backend.name),
+        Script::Flaky(times) if before >= times => Ok(backend.name),
         Script::Hang => std::future::pending().await,
-        Script::Fail | Script::Refuse | Script::Miss => Err(Failed(backend.script)),
+        Script::Slow(wait) => {
+            tokio::time::sleep(ms(wait)).await;
+            Ok(backend.name)
+        }
+        Script::Fail | Script::Refuse | Script::Miss | Script::Flaky(_) | Script::Busy(_) => {
+            Err(Failed(backend.script))
+        }
     }
 }
 
 fn backend(name: &'static str, script: Script) -> Arc<Scripted> {
-    let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
+    guarded(name, script, 1)
+}
+
+/// A backend whose breaker opens after so many failures in a row.
+fn guarded(name: &'static str, script: Script, failures: u32) -> Arc<Scripted> {
+    let config = CircuitBreakerConfig::consecutive_failures(failures, ms(30_000)).unwrap();
     let breaker = Some(CircuitBreaker::new(name, config, Arc::new(ManualClock::new())));
-    Arc::new(Scripted { name, breaker, script })
+    Arc::new(Scripted { name, breaker, script, calls: AtomicU32::new(0) })
 }
 
 fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
     Arc::new(Tier {
-        name: Arc::from(name),
         timeout: Some(ms(5000)),
         first_item_timeout: Some(ms(3000)),
         minimum: ms(100),
         reserve: ms(1000),
-        backends,
+        ..Tier::new(name, backends)
     })
 }
 
@@ -128,6 +151,16 @@ async fn an_open_breaker_is_passed_over_at_once_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backend_with_an_open_breaker_is_followed_by_the_next_of_its_tier() {
+    let open = backend("a", Script::Answer);
+    open.breaker().unwrap().acquire().unwrap().failure();
+    let chain = FallbackChain::new(vec![tier("one", vec![open, backend("b", Script::Answer)])]);
+    let served = chain.run(walk(ms(1000)), play).await.unwrap();
+    let skipped = AttemptOutcome::Skipped(SkipReason::Breaker);
+    assert_eq!(outcomes(&served.attempts), [("a", skipped), ("b", AttemptOutcome::Success)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_stops_the_walk_and_spares_the_breaker() {
     let refusing = backend("a", Script::Refuse);
     let chain = FallbackChain::new(vec![
@@ -162,6 +195,16 @@ async fn a_tier_that_cannot_answer_in_what_is_left_is_passed_over_unharmed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_called_after_the_deadline() {
+    let late = backend("a", Script::Answer);
+    let chain = FallbackChain::new(vec![Arc::new(Tier::new("one", vec![Arc::clone(&late)]))]);
+    let error = chain.run(walk(ms(0)), play).await.unwrap_err();
+    let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
+    assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Skipped(SkipReason::Deadline))]);
+    assert_eq!(late.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_can_rule_tiers_out() {
     let chain = FallbackChain::new(vec![
         tier("one", vec![backend("a", Script::Answer)]),
@@ -181,36 +224,8 @@ async fn an_opened_stream_keeps_its_permit_to_the_end() {
     let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&streaming)])]);
     let mut served = chain.open(walk(ms(1000)), play).await.unwrap();
     assert_eq!(streaming.breaker().unwrap().snapshot().totals.success, 0);
-    served.permit.take().unwrap().failure();
+    served.guard.take().unwrap().failure();
     assert_eq!(streaming.breaker().unwrap().state(), State::Open);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_streams_probe_has_passed_with_its_first_content() {
-    let clock = ManualClock::new();
-    let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
-    let breaker = CircuitBreaker::new("a", config, Arc::new(clock.clone()));
-    breaker.acquire().unwrap().failure();
-    clock.advance(ms(30_000));
-    let backend = Arc::new(Scripted { name: "a", breaker: Some(breaker.clone()), script: Script::Answer });
-    let chain = FallbackChain::new(vec![tier("one", vec![backend])]);
-    let mut served = chain.open(Walk { streaming: true, ..walk(ms(1000)) }, play).await.unwrap();
-    assert_eq!(served.attempts[0].breaker_state, Some(State::HalfOpen));
-    assert_eq!(breaker.state(), State::Closed);
-    served.permit.take().unwrap().failure();
-    assert_eq!(breaker.state(), State::Open);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hurried_client_does_not_open_a_breaker() {
-    let slow = backend("a", Script::Hang);
-    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&slow)])]);
-    for (timeout, state) in [(2400, State::Closed), (2600, State::Open)] {
-        let error = chain.run(walk(ms(timeout)), play).await.unwrap_err();
-        let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
-        assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Timeout)]);
-        assert_eq!(slow.breaker().unwrap().state(), state);
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,5 +254,69 @@ async fn latency_quantiles_are_those_of_successful_calls() {
     for (quantile, expected) in [(latency.p50, 500.0), (latency.p90, 900.0), (latency.p99, 990.0)] {
         let error = (quantile.as_secs_f64() * 1000.0 - expected).abs() / expected;
         assert!(error <= 0.02, "{quantile:?} is not {expected} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_backend_says_when_to_come_back_and_keeps_its_breaker_closed() {
+    let busy = backend("a", Script::Busy(7000));
+    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&busy)])]);
+    let error = chain.run(walk(ms(1000)), play).await.unwrap_err();
+    let ChainError::Exhausted { attempts, retry_after } = error else { panic!("{error:?}") };
+    assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Overloaded)]);
+    assert_eq!(retry_after, Some(ms(7000)));
+    assert_eq!(busy.breaker().unwrap().state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn skips_are_counted_by_reason_and_answers_by_share() {
+    let chain = FallbackChain::new(vec![
+        tier("one", vec![backend("a", Script::Fail)]),
+        tier("two", vec![backend("b", Script::Answer)]),
+    ]);
+    assert_eq!(chain.stats().share(1), None);
+    for _ in 0..3 {
+        chain.run(walk(ms(60_000)), play).await.unwrap();
+    }
+    let only_one = |tier: &Tier<Scripted>| (&*tier.name != "one").then_some("pinned to `one`");
+    chain.run(Walk { exclude: &only_one, ..walk(ms(60_000)) }, play).await.unwrap_err();
+    chain.run(walk(ms(50)), play).await.unwrap_err();
+    let stats = chain.stats();
+    assert_eq!(stats.tiers[0].skipped_by, SkipCounts { breaker: 3, deadline: 1, ..SkipCounts::default() });
+    assert_eq!(stats.tiers[1].skipped_by, SkipCounts { deadline: 1, request: 1, ..SkipCounts::default() });
+    assert_eq!((stats.tiers[0].skipped, stats.tiers[1].skipped), (4, 2));
+    assert_eq!((stats.share(0), stats.share(1), stats.share(2)), (Some(0.0), Some(1.0), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streams_probe_has_passed_with_its_first_content() {
+    let clock = ManualClock::new();
+    let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
+    let breaker = CircuitBreaker::new("a", config, Arc::new(clock.clone()));
+    breaker.acquire().unwrap().failure();
+    clock.advance(ms(30_000));
+    let backend = Arc::new(Scripted {
+        name: "a",
+        breaker: Some(breaker.clone()),
+        script: Script::Answer,
+        calls: AtomicU32::new(0),
+    });
+    let chain = FallbackChain::new(vec![tier("one", vec![backend])]);
+    let mut served = chain.open(Walk { streaming: true, ..walk(ms(1000)) }, play).await.unwrap();
+    assert_eq!(served.attempts[0].breaker_state, Some(State::HalfOpen));
+    assert_eq!(breaker.state(), State::Closed);
+    served.guard.take().unwrap().failure();
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hurried_client_does_not_open_a_breaker() {
+    let slow = backend("a", Script::Hang);
+    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&slow)])]);
+    for (timeout, state) in [(2400, State::Closed), (2600, State::Open)] {
+        let error = chain.run(walk(ms(timeout)), play).await.unwrap_err();
+        let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
+        assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Timeout)]);
+        assert_eq!(slow.breaker().unwrap().state(), state);
     }
 }

@@ -1,0 +1,78 @@
+//! What a call holds while it lasts.
+
+use crate::breaker::{Outcome, Permit, State};
+use crate::bulkhead::BulkheadPermit;
+use crate::classify::Verdict;
+use crate::retry_budget::RetryBudget;
+
+/// What an answer that has begun holds until it ends: the breaker's permit and the bulkhead's slot, in one.
+///
+/// Whoever reads the answer settles the guard when it ends. Dropped without that, the slot is given back, and the permit
+/// is a success: the answer had begun, so the backend did its work, and it was the client who went away. Before the
+/// answer begins the guard is the chain's own; dropped there, with the walk, the permit is cancelled, and what that means
+/// is the breaker's own setting.
+#[must_use = "a guard that is dropped at once cancels the call"]
+#[derive(Debug)]
+pub struct CallGuard {
+    /// Before the slot: when the next caller gets that, the breaker knows of this one's end.
+    permit: Option<Permit>,
+    _slot: Option<BulkheadPermit>,
+    budget: RetryBudget,
+}
+
+impl CallGuard {
+    pub(super) fn new(permit: Option<Permit>, slot: Option<BulkheadPermit>, budget: RetryBudget) -> Self {
+        Self { permit, _slot: slot, budget }
+    }
+
+    /// The answer has begun: its first item is there.
+    ///
+    /// A stream's probe has passed with that. The stream may go on for minutes, and holding the breaker half-open all that
+    /// time would keep everybody else from a backend that is well; so the probe is settled, and the stream goes on with a
+    /// permit like any other, if the breaker gives one.
+    pub(super) fn begun(&mut self, streaming: bool) {
+        let Some(mut permit) = self.permit.take() else { return };
+        permit.first_chunk();
+        if !streaming || permit.state() != State::HalfOpen {
+            self.permit = Some(permit);
+            return;
+        }
+        let breaker = permit.breaker().clone();
+        permit.success();
+        self.permit = breaker.acquire().ok();
+        if let Some(permit) = &mut self.permit {
+            permit.first_chunk();
+        }
+    }
+
+    /// The breaker's state when the call was admitted. `None` where no breaker was asked.
+    pub fn state(&self) -> Option<State> {
+        self.permit.as_ref().map(Permit::state)
+    }
+
+    /// The answer is whole. Funds the chain's retry budget, unless the backend cannot fail: a fixed message that always
+    /// succeeds would fund a storm of retries at the backends that do not.
+    pub fn success(self) {
+        self.settle(Verdict::SUCCESS);
+    }
+
+    /// The answer broke off, or fell silent.
+    pub fn failure(self) {
+        self.settle(Verdict::FAILURE);
+    }
+
+    /// The answer's end says nothing about the backend.
+    pub fn ignored(self) {
+        self.settle(Verdict::REJECTED);
+    }
+
+    /// The answer ended with this meaning for the breaker: outcome, and how long the backend wants to be left alone.
+    pub fn settle(mut self, verdict: Verdict) {
+        if let Some(permit) = self.permit.take() {
+            if verdict.breaker == Outcome::Success {
+                self.budget.success();
+            }
+            permit.record(verdict);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Nothing on the hot path allocates: counted by an allocator that counts.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in helpers too"
+)]
+
+use std::alloc::System;
+use std::sync::Arc;
+use std::time::Duration;
+
+use resilience::{
+    CircuitBreaker, CircuitBreakerConfig, CircuitBreakerConfigBuilder, OnDrop, SystemClock, Window,
+};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+fn breaker(config: CircuitBreakerConfigBuilder) -> CircuitBreaker {
+    CircuitBreaker::new("alloc", config.build().unwrap(), Arc::new(SystemClock::new()))
+}
+
+/// One test for all, because the allocator counts for the whole process.
+#[test]
+fn acquiring_recording_dropping_and_rejecting_allocate_nothing() {
+    let plain = || CircuitBreakerConfig::builder().failure_rate_percent(100.0).without_slow_calls();
+    let breakers = [
+        breaker(plain()),
+        breaker(plain().window(Window::Count(10_000))),
+        breaker(plain().window(Window::Time { seconds: 60 })),
+        breaker(plain().slow_call(Duration::from_secs(1)).consecutive_failures(1_000_000)),
+        breaker(plain().on_drop(OnDrop::FailureAfter(Duration::from_secs(60)))),
+    ];
+    let open = breaker(plain());
+    open.open("test", "");
+    // The first rejections are events, and events have a history that grows.
+    for _ in 0..5000 {
+        assert!(open.acquire().is_err());
+    }
+
+    let region = Region::new(ALLOCATOR);
+    for breaker in &breakers {
+        for call in 0..20_000 {
+            let (owned, borrowed) = (breaker.acquire().unwrap(), breaker.acquire_borrowed().unwrap());
+            match call % 5 {
+                0 => owned.failure(),
+                1 => drop(owned),
+                2 => owned.ignored(),
+                _ => owned.success(),
+            }
+            borrowed.success();
+        }
+    }
+    for _ in 0..3000 {
+        assert!(open.acquire().is_err());
+    }
+    let change = region.change();
+    assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0));
+}
