@@ -21,6 +21,12 @@ test: ## Run all tests, unit and end to end; installs redis-server if need be
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace $(ARGS)
 
+.PHONY: test-deep
+test-deep: ## Long runs of the circuit breaker's properties and of loom (CASES=20000, PREEMPTIONS=5)
+	PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked --release --package resilience --test breaker_model
+	LOOM_MAX_PREEMPTIONS=$(or $(PREEMPTIONS),5) RUSTFLAGS="--cfg loom" cargo test --locked --release \
+		--package resilience --test breaker_loom --target-dir target/loom
+
 .PHONY: lint
 lint: ## Check format, lints, protos, dependencies, scripts and the rules of the architecture
 	tests/setup --for lint
