@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aiplatform_proto::inference::v1::{CacheMode, ChatRequest, Message, Role};
 use aiplatform_proto::validation::violations;
-use service_kit::status::Reason;
+use service_kit::status::{Reason, invalid_request};
 use tonic::Status;
 
 use crate::agents::{Agent, Agents};
@@ -24,12 +24,9 @@ impl Chat {
     /// A field breaks a rule, or names a model or tier that does not exist.
     pub fn admit(request: ChatRequest, agents: &Agents) -> Result<(Self, Arc<Agent>), Status> {
         let violations = violations(&request);
-        if let Some(first) = violations.first() {
-            let message = format!("{}: {}", first.field, first.rule);
-            let status = Reason::InvalidRequest.status(message);
-            let status =
-                violations.iter().fold(status, |status, found| status.field(&found.field, &found.rule));
-            return Err(status.build());
+        let told = violations.iter().map(|found| (found.field.as_str(), found.rule.as_str()));
+        if let Some(status) = invalid_request(told) {
+            return Err(status);
         }
         let Some(agent) = agents.find(&request.model) else {
             let message = format!(

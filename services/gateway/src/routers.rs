@@ -22,7 +22,7 @@ use service_kit::layer::{REQUEST_ID_HEADER, RequestId};
 use service_kit::metrics::latency_histogram;
 use service_kit::serving::ServeError;
 use service_kit::status::{
-    Reason, code_name, is_transport_error, never_reached_server, normalise_client_error,
+    PUSHBACK, Reason, code_name, is_transport_error, never_reached_server, normalise_client_error,
 };
 use service_kit::telemetry::propagation;
 use tokio::time::Instant;
@@ -229,7 +229,6 @@ async fn is_ready(router: &Router) -> bool {
 
 /// A router's status for the client: without the metadata of the inner hop, but with its word on retries.
 pub(crate) fn relay(status: &Status) -> Status {
-    const PUSHBACK: &str = "grpc-retry-pushback-ms";
     let mut metadata = MetadataMap::new();
     if let Some(value) = status.metadata().get(PUSHBACK) {
         metadata.insert(PUSHBACK, value.clone());

@@ -8,7 +8,7 @@ use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use aiplatform_proto::validation::violations;
 use futures_util::{Stream, stream};
 use resilience::Deadline;
-use service_kit::status::{Reason, is_transport_error, normalise_client_error};
+use service_kit::status::{Reason, invalid_request, is_transport_error, normalise_client_error};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::warn;
 
@@ -59,9 +59,8 @@ fn passed(extensions: &Extensions) -> Passed {
 
 fn check(chat: &wire::ChatRequest) -> Result<(), Status> {
     let violations = violations(chat);
-    let Some(first) = violations.first() else { return Ok(()) };
-    let status = Reason::InvalidRequest.status(format!("{}: {}", first.field, first.rule));
-    Err(violations.iter().fold(status, |status, found| status.field(&found.field, &found.rule)).build())
+    let told = violations.iter().map(|found| (found.field.as_str(), found.rule.as_str()));
+    invalid_request(told).map_or(Ok(()), Err)
 }
 
 /// What `StreamChat` returns.

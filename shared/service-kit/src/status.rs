@@ -217,6 +217,14 @@ pub fn shorten(text: &str, longest: usize) -> String {
     }
 }
 
+/// The refusal of a request whose fields break these rules, each a field and what it must be. `None` when there are none.
+pub fn invalid_request<'a>(violations: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Status> {
+    let mut violations = violations.into_iter().peekable();
+    let (field, rule) = *violations.peek()?;
+    let status = Reason::InvalidRequest.status(format!("{field}: {rule}"));
+    Some(violations.fold(status, |status, (field, rule)| status.field(field, rule)).build())
+}
+
 /// The answer of a method that the API has and this version does not serve.
 pub fn not_served(method: &str) -> Status {
     Reason::NotServed.status(format!("{method} is part of the API but not served by this version")).build()
