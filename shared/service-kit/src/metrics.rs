@@ -1,4 +1,6 @@
-//! The Prometheus registry and the metrics of every RPC server.
+//! The Prometheus registry and the metrics of every process and RPC server.
+
+mod process;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,11 +24,12 @@ pub fn latency_histogram() -> Histogram {
     Histogram::new(LATENCY_BUCKETS)
 }
 
-/// A registry that names the binary.
+/// A registry that names the binary and tells what its process takes of the machine.
 pub fn registry(service: &str, version: &str) -> Registry {
     let mut registry = Registry::default();
     let labels = [("service", service.to_owned()), ("version", version.to_owned())];
     registry.register("aip_build", "The running binary", Info::new(labels.to_vec()));
+    registry.register_collector(Box::new(process::ProcessCollector));
     registry
 }
 
