@@ -14,6 +14,7 @@ mod call;
 mod config;
 mod events;
 mod operator;
+mod outlook;
 mod permit;
 mod rules;
 mod snapshot;
@@ -36,6 +37,7 @@ pub use config::{
 };
 pub(crate) use events::Feed;
 pub use events::{Event, EventKind, Operator, Watched, Watcher};
+pub use outlook::Outlook;
 pub use permit::{BorrowedPermit, CallReport, Permit};
 use rules::{Admitted, Change, Rejected, Rules, Settlement};
 pub use snapshot::Snapshot;

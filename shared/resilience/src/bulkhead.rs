@@ -9,6 +9,9 @@
 //! tokio's `Semaphore`, which is fair and gives a slot back when a waiting future is dropped. A queue of our own, with
 //! the newest served first under load, was left out: who has waited longest here has at most the bounded wait behind
 //! them.
+//!
+//! How many slots there are is a number, or found out by the bulkhead itself within bounds ([`BulkheadConfig::adaptive`]): then
+//! each slot measures the call that holds it, and a slot too many is taken away when its call ends, never before.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -16,17 +19,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::breaker::InvalidConfig;
+use crate::clock::{Clock as _, SystemClock};
 use crate::deadline::Deadline;
+use crate::limit::{AdaptiveConfig, AdaptiveLimit, Measured};
 
 /// The settings of a [`Bulkhead`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BulkheadConfig {
     max_concurrent: NonZeroU32,
+    adaptive: Option<AdaptiveConfig>,
     max_waiting: u32,
     max_wait: Duration,
 }
@@ -40,7 +47,15 @@ impl BulkheadConfig {
         let max_concurrent = NonZeroU32::new(max_concurrent)
             .filter(|slots| usize::try_from(slots.get()).is_ok_and(|slots| slots <= Semaphore::MAX_PERMITS))
             .ok_or(InvalidConfig { field: "bulkhead.max_concurrent", rule: "at least 1" })?;
-        Ok(Self { max_concurrent, max_waiting: 0, max_wait: Duration::ZERO })
+        Ok(Self { max_concurrent, adaptive: None, max_waiting: 0, max_wait: Duration::ZERO })
+    }
+
+    /// As many calls at a time as turn out to be good, within these bounds; nobody waits.
+    ///
+    /// # Errors
+    /// The upper bound is more than tokio's semaphore counts.
+    pub fn adaptive(bounds: AdaptiveConfig) -> Result<Self, InvalidConfig> {
+        Ok(Self { adaptive: Some(bounds), ..Self::new(bounds.max())? })
     }
 
     /// Besides, at most `max_waiting` callers wait for a slot, each for at most `max_wait`.
@@ -58,7 +73,7 @@ impl BulkheadConfig {
         Ok(self)
     }
 
-    /// Calls at a time.
+    /// Calls at a time; where that is adaptive, at most.
     pub fn max_concurrent(&self) -> u32 {
         self.max_concurrent.get()
     }
@@ -98,6 +113,8 @@ pub enum BulkheadFull {
 /// A bulkhead's counts. Each is exact; together they are as of about one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BulkheadSnapshot {
+    /// Slots that there are now. Calls that began when there were more may still be under way.
+    pub limit: u32,
     /// Slots taken, those included that are on their way to a waiting caller.
     pub in_flight: u32,
     /// Callers in line.
@@ -128,6 +145,9 @@ pub struct Bulkhead {
 struct Inner {
     config: BulkheadConfig,
     slots: Arc<Semaphore>,
+    size: Mutex<Size>,
+    /// Where the size is found out.
+    sensor: Option<Sensor>,
     waiting: AtomicU32,
     admitted: AtomicU64,
     rejected_queue: AtomicU64,
@@ -135,14 +155,33 @@ struct Inner {
     cancelled: AtomicU64,
 }
 
+/// How many slots there are, and are to be.
+struct Size {
+    limit: u32,
+    /// Slots over the limit whose calls have not ended. They are not given again.
+    surplus: u32,
+}
+
+/// What finds out how many slots are good.
+struct Sensor {
+    clock: SystemClock,
+    limit: Mutex<AdaptiveLimit>,
+}
+
 impl Bulkhead {
     /// A bulkhead with all its slots free.
     pub fn new(config: BulkheadConfig) -> Self {
-        let slots = usize::try_from(config.max_concurrent()).unwrap_or(Semaphore::MAX_PERMITS);
+        let limit = config.adaptive.map_or(config.max_concurrent(), |bounds| bounds.initial());
+        let sensor = config.adaptive.map(|bounds| {
+            let clock = SystemClock::new();
+            Sensor { limit: Mutex::new(AdaptiveLimit::new(bounds, clock.now())), clock }
+        });
         Self {
             inner: Arc::new(Inner {
                 config,
-                slots: Arc::new(Semaphore::new(slots)),
+                slots: Arc::new(Semaphore::new(permits(limit))),
+                size: Mutex::new(Size { limit, surplus: 0 }),
+                sensor,
                 waiting: AtomicU32::new(0),
                 admitted: AtomicU64::new(0),
                 rejected_queue: AtomicU64::new(0),
@@ -161,8 +200,7 @@ impl Bulkhead {
     /// none may still decide to wait.
     pub fn try_acquire(&self) -> Option<BulkheadPermit> {
         let slot = Arc::clone(&self.inner.slots).try_acquire_owned().ok()?;
-        self.inner.admitted.fetch_add(1, Ordering::Relaxed);
-        Some(BulkheadPermit { _slot: slot })
+        Some(BulkheadPermit::new(&self.inner, slot))
     }
 
     /// Takes a slot, or waits in line for one, for no longer than the configured wait. The place in line is taken when
@@ -202,19 +240,19 @@ impl Bulkhead {
         place.leave();
         // The semaphore is never closed; if it were, no slot would come any more either.
         if let Ok(Ok(slot)) = slot {
-            self.inner.admitted.fetch_add(1, Ordering::Relaxed);
-            return Ok(BulkheadPermit { _slot: slot });
+            return Ok(BulkheadPermit::new(&self.inner, slot));
         }
         self.inner.rejected_wait.fetch_add(1, Ordering::Relaxed);
-        Err(BulkheadFull::Wait { slots: config.max_concurrent(), waited: begun.elapsed() })
+        Err(BulkheadFull::Wait { slots: self.inner.size.lock().limit, waited: begun.elapsed() })
     }
 
     /// Its counts.
     pub fn snapshot(&self) -> BulkheadSnapshot {
         let inner = &*self.inner;
-        let free = u32::try_from(inner.slots.available_permits()).unwrap_or(u32::MAX);
+        let (limit, in_flight) = inner.taken();
         BulkheadSnapshot {
-            in_flight: inner.config.max_concurrent().saturating_sub(free),
+            limit,
+            in_flight,
             waiting: inner.waiting.load(Ordering::Relaxed),
             admitted: inner.admitted.load(Ordering::Relaxed),
             rejected_queue: inner.rejected_queue.load(Ordering::Relaxed),
@@ -233,11 +271,97 @@ impl fmt::Debug for Bulkhead {
     }
 }
 
+impl Inner {
+    /// The slots that there are, and those that are taken.
+    fn taken(&self) -> (u32, u32) {
+        let size = self.size.lock();
+        let free = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        (size.limit, (size.limit + size.surplus).saturating_sub(free))
+    }
+
+    fn resize(&self, to: u32) {
+        let mut size = self.size.lock();
+        if to >= size.limit {
+            let more = to - size.limit;
+            let kept = more.min(size.surplus);
+            size.surplus -= kept;
+            self.slots.add_permits(permits(more - kept));
+        } else {
+            let fewer = size.limit - to;
+            let taken = u32::try_from(self.slots.forget_permits(permits(fewer))).unwrap_or(fewer);
+            size.surplus += fewer.saturating_sub(taken);
+        }
+        size.limit = to;
+    }
+}
+
+fn permits(slots: u32) -> usize {
+    usize::try_from(slots).unwrap_or(Semaphore::MAX_PERMITS)
+}
+
 /// A slot. Given back when it is dropped.
+///
+/// Where the bulkhead finds out its size, the slot says how its call went. A slot that is dropped without a word says nothing.
 #[must_use = "a slot that is dropped at once bounds nothing"]
-#[derive(Debug)]
 pub struct BulkheadPermit {
-    _slot: OwnedSemaphorePermit,
+    slot: Option<OwnedSemaphorePermit>,
+    inner: Arc<Inner>,
+    /// When it was taken, where that is measured. `None` after its word, too: it has one.
+    taken_at: Option<Duration>,
+}
+
+impl BulkheadPermit {
+    fn new(inner: &Arc<Inner>, slot: OwnedSemaphorePermit) -> Self {
+        inner.admitted.fetch_add(1, Ordering::Relaxed);
+        let taken_at = inner.sensor.as_ref().map(|sensor| sensor.clock.now());
+        Self { slot: Some(slot), inner: Arc::clone(inner), taken_at }
+    }
+
+    /// The call was answered, or its first content is there. The slot stays taken.
+    pub fn answered(&mut self, measured: Measured) {
+        self.tell(|limit, now, taken_at, in_flight| {
+            limit.answered(now, measured, now.saturating_sub(taken_at), in_flight)
+        });
+    }
+
+    /// The call was cut off by its time limit, or the backend said that it has too much to do. The slot stays taken.
+    pub fn overloaded(&mut self) {
+        self.tell(|limit, now, _taken_at, in_flight| limit.overloaded(now, in_flight));
+    }
+
+    fn tell(&mut self, word: impl FnOnce(&mut AdaptiveLimit, Duration, Duration, u32) -> u32) {
+        let (Some(sensor), Some(taken_at)) = (&self.inner.sensor, self.taken_at.take()) else { return };
+        let (before, in_flight) = self.inner.taken();
+        let mut limit = sensor.limit.lock();
+        let wanted = word(&mut limit, sensor.clock.now(), taken_at, in_flight);
+        if wanted != before {
+            // Within the lock, so that the last word is also the last to resize.
+            self.inner.resize(wanted);
+        }
+    }
+}
+
+impl fmt::Debug for BulkheadPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BulkheadPermit").field("taken_at", &self.taken_at).finish_non_exhaustive()
+    }
+}
+
+impl Drop for BulkheadPermit {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        if self.inner.sensor.is_none() {
+            return;
+        }
+        let mut size = self.inner.size.lock();
+        if size.surplus > 0 {
+            size.surplus -= 1;
+            slot.forget();
+        } else {
+            // Within the lock: a slot on its way back must not be missed by who takes slots away.
+            drop(slot);
+        }
+    }
 }
 
 /// A place in line. Dropped before it is left, it was given up.
@@ -254,7 +378,7 @@ impl<'a> Place<'a> {
             Ok(_) => Ok(Self { inner, left: false }),
             Err(waiting) => {
                 inner.rejected_queue.fetch_add(1, Ordering::Relaxed);
-                Err(BulkheadFull::Queue { slots: inner.config.max_concurrent(), waiting })
+                Err(BulkheadFull::Queue { slots: inner.size.lock().limit, waiting })
             }
         }
     }

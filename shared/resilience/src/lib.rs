@@ -7,6 +7,8 @@
 //!   [`Attempt`].
 //! * [`RetryBudget`] ties retries to successes, [`Backoff`] spaces them out, [`Bulkhead`] bounds how many calls run and
 //!   how many wait. A chain's tiers use them; so may anyone else.
+//! * [`power_of_two_choices`] over [`PeakEwma`] loads, and [`affinity_order`], say which backend of a pool to ask first. A bulkhead
+//!   whose size is an [`AdaptiveConfig`] finds out by itself how many calls fit.
 //! * [`Verdict`] says what the end of a call means. An error that knows that itself is a [`CallError`]; a [`Classify`]
 //!   judges whole results.
 //!
@@ -15,23 +17,29 @@
 //! The crate knows no network protocol. Time comes from a [`Clock`] or from tokio's timer, so that tests can set it.
 
 mod backoff;
+mod balance;
 mod breaker;
 mod bulkhead;
 mod chain;
 mod classify;
 mod clock;
 mod deadline;
+mod limit;
 mod registry;
 mod retry_budget;
 #[cfg(feature = "tower")]
 pub mod tower;
 
 pub use backoff::{Backoff, Delays, Jitter, Randomness, RetryPolicy, SplitMix64};
+pub use balance::{
+    Candidate, InFlight, LOAD_FACTOR, PeakEwma, PeakEwmaConfig, affinity_order, power_of_two_choices,
+    stable_hash,
+};
 pub use breaker::{
     AfterHalfOpen, BorrowedPermit, CallFailed, CallNotPermitted, CallReport, CallTotals, CircuitBreaker,
     CircuitBreakerConfig, CircuitBreakerConfigBuilder, Event, EventKind, InvalidConfig, Mode, OnDrop,
-    OpenWait, Operator, Outcome, Permit, Snapshot, State, Transition, TripReason, Watched, Watcher, Window,
-    WindowCounts,
+    OpenWait, Operator, Outcome, Outlook, Permit, Snapshot, State, Transition, TripReason, Watched, Watcher,
+    Window, WindowCounts,
 };
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{
@@ -43,5 +51,6 @@ pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Verdict};
 pub use clock::FastClock;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use deadline::Deadline;
+pub use limit::{AdaptiveConfig, Measured, PROBE_EVERY};
 pub use registry::{CircuitBreakerRegistry, CircuitBreakerRegistryBuilder, ConfigMismatch, RegistryError};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig, RetryBudgetSnapshot};

@@ -79,7 +79,7 @@ impl CircuitBreaker {
         self.inner.guarded.0.lock().rules.open_until().is_some_and(|until| now < until)
     }
 
-    fn command(&self, command: Command, actor: &str, reason: &str) {
+    pub(super) fn command(&self, command: Command, actor: &str, reason: &str) {
         let by = operator(actor, reason);
         let inner = &*self.inner;
         let now = self.now();
@@ -92,6 +92,7 @@ impl CircuitBreaker {
             | Command::MetricsOnly
             | Command::Open
             | Command::Close
+            | Command::EndWait
             | Command::Follow { .. } => state_changed(change, Some(&by)),
         });
         drop(guarded);

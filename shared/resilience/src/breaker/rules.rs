@@ -167,6 +167,11 @@ impl Rules {
         }
     }
 
+    /// Whether half-open has a place for another probe.
+    pub(super) fn has_probe_free(&self) -> bool {
+        self.state() == State::HalfOpen && self.half_open_permits() < self.config.half_open_calls()
+    }
+
     /// What the window of the present state holds.
     pub(super) fn counts(&mut self, now: Duration) -> WindowCounts {
         match self.phase {

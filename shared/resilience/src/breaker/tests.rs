@@ -196,3 +196,39 @@ fn racing_threads_make_one_transition_and_every_call_is_counted_once() {
     assert_eq!(totals.failure, 100);
     assert_eq!(totals.failure + totals.late + totals.rejected, u64::from(THREADS * CALLS));
 }
+
+#[test]
+fn the_outlook_is_what_an_acquire_would_be_told_and_changes_nothing() {
+    let (breaker, clock) = breaker(1, 2);
+    assert_eq!(breaker.outlook(), Outlook::Admitted);
+    fail(&breaker, 1);
+    assert_eq!(breaker.outlook(), Outlook::Rejected);
+    clock.advance(WAIT);
+    assert_eq!((breaker.outlook(), breaker.state()), (Outlook::Probe, State::Open));
+    let one = breaker.acquire().unwrap();
+    assert_eq!((breaker.outlook(), breaker.state()), (Outlook::Probe, State::HalfOpen));
+    let two = breaker.acquire().unwrap();
+    assert_eq!(breaker.outlook(), Outlook::Rejected);
+    one.success();
+    two.success();
+    assert_eq!((breaker.outlook(), breaker.snapshot().totals.rejected), (Outlook::Admitted, 0));
+    breaker.force_open("test", "");
+    assert_eq!(breaker.outlook(), Outlook::Rejected);
+    breaker.disable("test", "");
+    assert_eq!(breaker.outlook(), Outlook::Admitted);
+}
+
+#[test]
+fn an_open_wait_can_end_early_and_then_a_probe_decides() {
+    let (breaker, _clock) = breaker(1, 1);
+    breaker.end_wait("health check", "answers again");
+    assert_eq!(breaker.state(), State::Closed);
+    fail(&breaker, 1);
+    breaker.end_wait("health check", "answers again");
+    assert_eq!((breaker.state(), breaker.outlook()), (State::Open, Outlook::Probe));
+    let probe = breaker.acquire().unwrap();
+    assert_eq!(probe.state(), State::HalfOpen);
+    probe.failure();
+    assert_eq!((breaker.outlook(), breaker.snapshot().consecutive_openings), (Outlook::Rejected, 2));
+    assert_eq!(breaker.acquire().unwrap_err().retry_after, Some(WAIT));
+}

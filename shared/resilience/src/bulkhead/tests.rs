@@ -232,3 +232,78 @@ proptest! {
         runtime.block_on(play(slots, waiting, operations))?;
     }
 }
+
+fn adaptive(min: u32, initial: u32, max: u32) -> Bulkhead {
+    let bounds = AdaptiveConfig::new(min, initial, max).unwrap();
+    Bulkhead::new(BulkheadConfig::adaptive(bounds).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_one_begins_at_its_initial_size() {
+    let bulkhead = adaptive(1, 2, 4);
+    let _held = (bulkhead.try_acquire().unwrap(), bulkhead.try_acquire().unwrap());
+    assert_eq!(bulkhead.acquire().await.unwrap_err(), BulkheadFull::Queue { slots: 2, waiting: 0 });
+    assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_takes_slots_away_when_their_calls_end() {
+    let bulkhead = adaptive(1, 10, 10);
+    let mut held: Vec<_> = (0..10).map(|_| bulkhead.try_acquire().unwrap()).collect();
+    held[0].overloaded();
+    assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (9, 10));
+    drop(held.pop());
+    assert_eq!(bulkhead.snapshot().in_flight, 9);
+    assert!(bulkhead.try_acquire().is_none());
+    drop(held.pop());
+    let again = bulkhead.try_acquire().unwrap();
+    assert!(bulkhead.try_acquire().is_none());
+    drop((held, again));
+    assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (9, 0));
+    let all: Vec<_> = std::iter::from_fn(|| bulkhead.try_acquire()).collect();
+    assert_eq!(all.len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_grows_while_it_is_full_and_calls_are_fast() {
+    let bulkhead = adaptive(1, 4, 16);
+    for _ in 0..200 {
+        let mut held: Vec<_> = std::iter::from_fn(|| bulkhead.try_acquire()).collect();
+        tokio::time::sleep(ms(100)).await;
+        for slot in &mut held {
+            slot.answered(Measured::Whole);
+        }
+    }
+    assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (16, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_is_dropped_without_a_word_changes_nothing() {
+    let bulkhead = adaptive(1, 4, 16);
+    for _ in 0..100 {
+        drop(bulkhead.try_acquire());
+        tokio::time::sleep(ms(100)).await;
+    }
+    assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (4, 0));
+}
+
+proptest! {
+    #[test]
+    fn however_it_is_resized_no_slot_is_lost_or_made(steps in proptest::collection::vec((0_u8..3, 1_u32..20), 1..200)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let bulkhead = adaptive(1, 10, 20);
+        let mut held = Vec::new();
+        for (step, size) in steps {
+            match step {
+                0 => held.extend(bulkhead.try_acquire()),
+                1 => drop(held.pop()),
+                _ => bulkhead.inner.resize(size),
+            }
+            let counts = bulkhead.snapshot();
+            prop_assert_eq!(counts.in_flight as usize, held.len());
+            let free = bulkhead.inner.slots.available_permits();
+            prop_assert_eq!(free, (counts.limit as usize).saturating_sub(held.len()));
+        }
+    }
+}

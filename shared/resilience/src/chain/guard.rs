@@ -1,8 +1,10 @@
 //! What a call holds while it lasts.
 
+use super::attempt::AttemptOutcome;
 use crate::breaker::{Outcome, Permit, State};
 use crate::bulkhead::BulkheadPermit;
 use crate::classify::Verdict;
+use crate::limit::Measured;
 use crate::retry_budget::RetryBudget;
 
 /// What an answer that has begun holds until it ends: the breaker's permit and the bulkhead's slot, in one.
@@ -16,13 +18,13 @@ use crate::retry_budget::RetryBudget;
 pub struct CallGuard {
     /// Before the slot: when the next caller gets that, the breaker knows of this one's end.
     permit: Option<Permit>,
-    _slot: Option<BulkheadPermit>,
+    slot: Option<BulkheadPermit>,
     budget: RetryBudget,
 }
 
 impl CallGuard {
     pub(super) fn new(permit: Option<Permit>, slot: Option<BulkheadPermit>, budget: RetryBudget) -> Self {
-        Self { permit, _slot: slot, budget }
+        Self { permit, slot, budget }
     }
 
     /// The answer has begun: its first item is there.
@@ -31,6 +33,9 @@ impl CallGuard {
     /// time would keep everybody else from a backend that is well; so the probe is settled, and the stream goes on with a
     /// permit like any other, if the breaker gives one.
     pub(super) fn begun(&mut self, streaming: bool) {
+        if let Some(slot) = &mut self.slot {
+            slot.answered(if streaming { Measured::FirstItem } else { Measured::Whole });
+        }
         let Some(mut permit) = self.permit.take() else { return };
         permit.first_chunk();
         if !streaming || permit.state() != State::HalfOpen {
@@ -68,11 +73,29 @@ impl CallGuard {
 
     /// The answer ended with this meaning for the breaker: outcome, and how long the backend wants to be left alone.
     pub fn settle(mut self, verdict: Verdict) {
+        if let Some(slot) = &mut self.slot
+            && is_overload(&verdict)
+        {
+            slot.overloaded();
+        }
         if let Some(permit) = self.permit.take() {
             if verdict.breaker == Outcome::Success {
                 self.budget.success();
             }
             permit.record(verdict);
         }
+    }
+}
+
+/// Whether a call's end says that there is too much to do. A timeout that a hurried client caused does not.
+fn is_overload(verdict: &Verdict) -> bool {
+    match verdict.outcome {
+        AttemptOutcome::Overloaded => true,
+        AttemptOutcome::Timeout => verdict.breaker == Outcome::Failure,
+        AttemptOutcome::Success
+        | AttemptOutcome::Failure
+        | AttemptOutcome::Rejected
+        | AttemptOutcome::Miss
+        | AttemptOutcome::Skipped(_) => false,
     }
 }

@@ -17,6 +17,8 @@ pub(in crate::breaker) enum Command {
     Open,
     Close,
     Reset,
+    /// An open wait is over early.
+    EndWait,
     /// Another replica has opened, and waits this much longer.
     Follow {
         wait: Duration,
@@ -31,7 +33,7 @@ pub(in crate::breaker) struct Reconfigured {
 }
 
 impl Rules {
-    /// Carries out a command. Each enters a state anew, even the state that the breaker is in.
+    /// Carries out a command. Each but the end of a wait enters a state anew, even the state that the breaker is in.
     pub(in crate::breaker) fn operate(&mut self, now: Duration, command: Command) {
         let by_operator = TripReason::Operator;
         match command {
@@ -41,6 +43,12 @@ impl Rules {
             // No ramp: whoever closes a breaker by hand wants its traffic back.
             Command::Close | Command::Reset => self.set(now, Phase::Closed { ramp: None }, by_operator),
             Command::Open => self.open(now, by_operator, None),
+            Command::EndWait => {
+                // Not half-open yet: that would run out by itself where nobody calls.
+                if let Phase::Open { until } = &mut self.phase {
+                    *until = now.min(*until);
+                }
+            }
             Command::Follow { wait } => {
                 // Only a breaker that would admit calls has something to learn; an operator's state stands.
                 if matches!(self.state(), State::Closed | State::HalfOpen) {
