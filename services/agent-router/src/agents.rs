@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use resilience::{CircuitBreakerRegistry, FallbackChain, RegistryError, RetryPolicy, Tier};
+use resilience::{CircuitBreakerRegistry, FallbackChain, FixedPool, RegistryError, RetryPolicy, Tier};
 use service_kit::config::Endpoint;
 
 use crate::backend::{Backend, Store, Target};
@@ -208,6 +208,6 @@ fn build_tier(
         reserve,
         bulkhead: None,
         retry: RetryPolicy::none(),
-        backends,
+        pool: Arc::new(FixedPool::new(backends)),
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aiplatform_proto::inference::v1::{FinishReason, TierKind};
-use resilience::{CircuitBreaker, Deadline, Tier};
+use resilience::{CircuitBreaker, Deadline, Rest, Tier};
 
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 pub use crate::cache::Store;
@@ -34,13 +34,14 @@ pub struct Backend {
     kind: Kind,
     name: String,
     breaker: Option<CircuitBreaker>,
+    rest: Rest,
     target: Target,
 }
 
 impl Backend {
     /// A backend.
     pub fn new(kind: Kind, name: String, breaker: Option<CircuitBreaker>, target: Target) -> Self {
-        Self { kind, name, breaker, target }
+        Self { kind, name, breaker, rest: Rest::new(), target }
     }
 
     /// Asks for a whole answer.
@@ -82,11 +83,15 @@ impl resilience::Backend for Backend {
     fn breaker(&self) -> Option<&CircuitBreaker> {
         self.breaker.as_ref()
     }
+
+    fn rest(&self) -> Option<&Rest> {
+        Some(&self.rest)
+    }
 }
 
 /// The kind of a tier. `None` for one without backends, such as a cache tier where the cache is off.
 pub fn kind_of(tier: &Tier<Backend>) -> Option<Kind> {
-    tier.backends.first().map(|backend| backend.kind)
+    tier.pool.members().first().map(|backend| backend.kind)
 }
 
 /// Whether models answer in a tier.

@@ -171,8 +171,8 @@ fn is_well(agents: &Agents, kind: Kind) -> Option<bool> {
     let mut tiers = agents.tiers().iter().filter(|tier| kind_of(tier) == Some(kind)).peekable();
     tiers.peek()?;
     Some(tiers.all(|tier| {
-        let mut breakers = tier.breakers().peekable();
-        breakers.peek().is_none() || breakers.any(|breaker| breaker.state() != State::Open)
+        let breakers = tier.breakers();
+        breakers.is_empty() || breakers.iter().any(|breaker| breaker.state() != State::Open)
     }))
 }
 

@@ -31,6 +31,7 @@ impl Unreachable {
             started_after: Some(to_proto_duration(started_after)),
             took: Some(to_proto_duration(took)),
             detail: why.to_owned(),
+            ..Attempt::default()
         });
     }
 

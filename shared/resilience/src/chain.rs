@@ -1,6 +1,6 @@
 //! The fallback chain: ordered tiers, walked within one deadline until one of them answers.
 //!
-//! A tier is a pool of equivalent backends. Within a tier a failed backend is followed by the next (*failover*); when
+//! A tier has a [`Pool`] of equivalent backends. Within a tier a failed backend is followed by the next (*failover*); when
 //! none is left, the next tier has its turn (*fallback*). What an error means for both the breaker and the walk is the
 //! error's own knowledge: see [`CallError`].
 //!
@@ -17,6 +17,8 @@
 
 mod attempt;
 mod guard;
+mod pool;
+mod rest;
 mod stats;
 mod tier;
 mod walker;
@@ -35,6 +37,8 @@ use crate::retry_budget::{RetryBudget, RetryBudgetConfig};
 use attempt::AttemptLog;
 pub use attempt::{Attempt, AttemptOutcome, SkipReason};
 pub use guard::CallGuard;
+pub use pool::{FixedPool, Pool};
+pub use rest::Rest;
 pub use stats::{ChainStats, LatencyQuantiles, SkipCounts, TierStats};
 use stats::{Recorder, WalkGuard};
 pub use tier::{Backend, Tier, Walk};
@@ -158,7 +162,7 @@ impl<B: Backend> FallbackChain<B> {
     ///
     /// # Panics
     /// Outside of a tokio runtime with a timer.
-    pub async fn open<A, E, F, Fut>(&self, walk: Walk<'_, B>, call: F) -> Result<Served<A>, ChainError<E>>
+    pub async fn open<A, E, F, Fut>(&self, mut walk: Walk<'_, B>, call: F) -> Result<Served<A>, ChainError<E>>
     where
         E: CallError,
         F: Fn(Arc<B>, Deadline) -> Fut,
@@ -169,7 +173,7 @@ impl<B: Backend> FallbackChain<B> {
             recorder: &self.recorder,
             budget: &self.budget,
             randomness: &*self.randomness,
-            log: AttemptLog::new(walk.started),
+            log: AttemptLog::new(walk.started, std::mem::take(&mut walk.attempts)),
             retry_after: None,
         };
         for (index, tier) in self.tiers.iter().enumerate() {
@@ -177,8 +181,12 @@ impl<B: Backend> FallbackChain<B> {
                 walker.exclude(index, tier, why);
                 continue;
             }
-            for backend in &tier.backends {
+            for backend in &tier.pool.candidates(walk.affinity) {
                 let place = Place { index, tier, backend, streaming: walk.streaming };
+                if let Some(why) = (walk.skip_backend)(backend) {
+                    walker.skip(&place, 0, None, SkipReason::Request, why.to_owned());
+                    continue;
+                }
                 let allotted = walk.deadline.share(None, self.reserved_after(&walk, index));
                 match walker.visit(&place, allotted, &call).await {
                     Step::Served(answer, guard) => {

@@ -43,8 +43,8 @@ pub use breaker::{
 };
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{
-    Attempt, AttemptOutcome, Backend, CallGuard, ChainError, ChainStats, FallbackChain, LatencyQuantiles,
-    Served, SkipCounts, SkipReason, Tier, TierStats, Walk,
+    Attempt, AttemptOutcome, Backend, CallGuard, ChainError, ChainStats, FallbackChain, FixedPool,
+    LatencyQuantiles, Pool, Rest, Served, SkipCounts, SkipReason, Tier, TierStats, Walk,
 };
 pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Verdict};
 #[cfg(feature = "quanta")]

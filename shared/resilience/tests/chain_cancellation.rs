@@ -16,7 +16,6 @@ use resilience::{
     CircuitBreakerConfig, Deadline, FallbackChain, RetryPolicy, Served, SplitMix64, State, SystemClock, Tier,
     Verdict, Walk,
 };
-use tokio::time::Instant;
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -126,7 +125,7 @@ impl Suite {
         let streaming = self.below(2) == 0;
         let deadline = Deadline::after(ms(self.random.next_u64() % 150));
         Box::pin(async move {
-            let walk = Walk { deadline, started: Instant::now(), streaming, exclude: &|_| None };
+            let walk = Walk { streaming, ..Walk::new(deadline) };
             if streaming { chain.open(walk, call).await } else { chain.run(walk, call).await }
         })
     }
@@ -195,7 +194,7 @@ fn play(seed: u64, walks: u64) {
             let counts = bulkhead.snapshot();
             assert_eq!((counts.in_flight, counts.waiting), (0, 0), "seed {seed}: a slot or a place leaked");
         }
-        for backend in suite.chain.tiers().iter().flat_map(|tier| &tier.backends) {
+        for backend in suite.chain.tiers().iter().flat_map(|tier| tier.pool.members().to_vec()) {
             let breaker = &backend.breaker;
             let totals = breaker.snapshot().totals;
             let settled = totals.success + totals.failure + totals.ignored + totals.cancelled + totals.late;

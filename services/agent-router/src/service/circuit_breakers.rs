@@ -31,7 +31,7 @@ impl CircuitBreakers {
 
     fn show(&self, breaker: &CircuitBreaker) -> wire::CircuitBreaker {
         let tiers = self.agents.tiers().iter();
-        let users = tiers.filter(|tier| tier.breakers().any(|guard| guard.name() == breaker.name()));
+        let users = tiers.filter(|tier| tier.breakers().iter().any(|guard| guard.name() == breaker.name()));
         let tiers = users.map(|tier| tier.name.to_string());
         convert::breaker(breaker, tiers.collect(), Identity::SERVICE, self.identity.replica())
     }

@@ -35,6 +35,7 @@ fn attempt(attempt: &Attempt) -> inference::Attempt {
         started_after: Some(to_proto_duration(attempt.started_after)),
         took: Some(to_proto_duration(attempt.took)),
         detail: attempt.detail.clone(),
+        retry: attempt.retry,
     }
 }
 
@@ -44,14 +45,13 @@ fn outcome(outcome: AttemptOutcome) -> inference::AttemptOutcome {
         AttemptOutcome::Failure => inference::AttemptOutcome::Failure,
         AttemptOutcome::Timeout => inference::AttemptOutcome::Timeout,
         AttemptOutcome::Rejected => inference::AttemptOutcome::Rejected,
-        // The protocol has no word of its own for a full bulkhead yet, and no tier has one.
-        AttemptOutcome::Overloaded | AttemptOutcome::Skipped(SkipReason::Bulkhead) => {
-            inference::AttemptOutcome::Overloaded
-        }
+        AttemptOutcome::Overloaded => inference::AttemptOutcome::Overloaded,
         AttemptOutcome::Miss => inference::AttemptOutcome::CacheMiss,
         AttemptOutcome::Skipped(SkipReason::Breaker) => inference::AttemptOutcome::SkippedBreaker,
         AttemptOutcome::Skipped(SkipReason::Deadline) => inference::AttemptOutcome::SkippedDeadline,
         AttemptOutcome::Skipped(SkipReason::Request) => inference::AttemptOutcome::SkippedRequest,
+        AttemptOutcome::Skipped(SkipReason::Bulkhead) => inference::AttemptOutcome::SkippedOverloaded,
+        AttemptOutcome::Skipped(SkipReason::Resting) => inference::AttemptOutcome::SkippedResting,
     }
 }
 

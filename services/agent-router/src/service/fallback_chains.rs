@@ -31,7 +31,7 @@ impl FallbackChains {
         let tiers = agent.chain.tiers().iter().map(|tier| wire::FallbackTier {
             name: tier.name.to_string(),
             kind: kind_of(tier).map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
-            circuit_breakers: tier.breakers().map(|breaker| breaker.name().to_owned()).collect(),
+            circuit_breakers: tier.breakers().iter().map(|breaker| breaker.name().to_owned()).collect(),
             timeout: tier.timeout.map(to_proto_duration),
         });
         wire::FallbackChain {

@@ -99,16 +99,7 @@ impl Inference {
             ChainError::Exhausted { attempts, retry_after } => {
                 warn!(agent, tried, "no tier answered");
                 let pinned = !asked.chat.request().tier.is_empty();
-                let mut called = attempts.iter().map(|attempt| attempt.outcome).filter(|outcome| {
-                    !matches!(outcome, AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline))
-                });
-                let reason = match called.next() {
-                    Some(first) if !called.all(|outcome| outcome == first) => Reason::AllTiersUnavailable,
-                    Some(AttemptOutcome::Skipped(SkipReason::Breaker)) if pinned => Reason::CircuitOpen,
-                    Some(AttemptOutcome::Overloaded) => Reason::Overloaded,
-                    Some(_) | None => Reason::AllTiersUnavailable,
-                };
-                reason
+                why_exhausted(&attempts, pinned)
                     .status(format!("no tier answered: {tried}"))
                     .with("agent", agent)
                     .retry_after(retry_after)
@@ -129,6 +120,31 @@ impl Inference {
         } else {
             tracing::debug!(agent, tier, "answered");
         }
+    }
+}
+
+/// The reason of a walk that no tier answered: one that holds for every backend that was asked, or would have been.
+fn why_exhausted(attempts: &[Attempt], pinned: bool) -> Reason {
+    let outcomes: Vec<_> = attempts
+        .iter()
+        .map(|attempt| attempt.outcome)
+        .filter(|outcome| {
+            !matches!(outcome, AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline))
+        })
+        .collect();
+    let all = |is: fn(&AttemptOutcome) -> bool| !outcomes.is_empty() && outcomes.iter().all(is);
+    let overloaded = |outcome: &AttemptOutcome| {
+        matches!(
+            outcome,
+            AttemptOutcome::Overloaded | AttemptOutcome::Skipped(SkipReason::Bulkhead | SkipReason::Resting)
+        )
+    };
+    if all(overloaded) {
+        Reason::Overloaded
+    } else if pinned && all(|outcome| *outcome == AttemptOutcome::Skipped(SkipReason::Breaker)) {
+        Reason::CircuitOpen
+    } else {
+        Reason::AllTiersUnavailable
     }
 }
 
@@ -188,7 +204,7 @@ impl Asked {
         streaming: bool,
         exclude: &'a (dyn Fn(&Tier<Backend>) -> Option<&'static str> + Send + Sync),
     ) -> Walk<'a, Backend> {
-        Walk { deadline: self.deadline, started: self.started, streaming, exclude }
+        Walk { started: self.started, streaming, exclude, ..Walk::new(self.deadline) }
     }
 }
 

@@ -28,7 +28,7 @@ pub enum AttemptOutcome {
 
 impl AttemptOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Success,
         Self::Failure,
         Self::Timeout,
@@ -39,6 +39,7 @@ impl AttemptOutcome {
         Self::Skipped(SkipReason::Deadline),
         Self::Skipped(SkipReason::Request),
         Self::Skipped(SkipReason::Bulkhead),
+        Self::Skipped(SkipReason::Resting),
     ];
 
     /// The name in metrics and logs.
@@ -54,6 +55,7 @@ impl AttemptOutcome {
             Self::Skipped(SkipReason::Deadline) => "skipped_deadline",
             Self::Skipped(SkipReason::Request) => "skipped_request",
             Self::Skipped(SkipReason::Bulkhead) => "skipped_bulkhead",
+            Self::Skipped(SkipReason::Resting) => "skipped_resting",
         }
     }
 }
@@ -69,6 +71,8 @@ pub enum SkipReason {
     Request,
     /// The tier's bulkhead was full, and stayed so for as long as a caller may wait.
     Bulkhead,
+    /// The backend has asked to be left alone, and still wants it.
+    Resting,
 }
 
 /// One attempt at an answer, or the reason for making none. A retry is an attempt of its own.
@@ -105,11 +109,21 @@ pub(super) struct Begun {
 pub(super) struct AttemptLog {
     started: Instant,
     attempts: Vec<Attempt>,
+    /// How many of them are an earlier walk's.
+    earlier: usize,
 }
 
 impl AttemptLog {
-    pub(super) fn new(started: Instant) -> Self {
-        Self { started, attempts: Vec::with_capacity(4) }
+    /// A record that goes on from that of an earlier walk.
+    pub(super) fn new(started: Instant, mut attempts: Vec<Attempt>) -> Self {
+        let earlier = attempts.len();
+        attempts.reserve(4);
+        Self { started, attempts, earlier }
+    }
+
+    /// The last attempt of this walk.
+    pub(super) fn last(&self) -> Option<&Attempt> {
+        self.attempts[self.earlier..].last()
     }
 
     pub(super) fn begin(

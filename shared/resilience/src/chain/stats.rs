@@ -66,13 +66,15 @@ pub struct SkipCounts {
     pub request: u64,
     /// [`SkipReason::Bulkhead`].
     pub bulkhead: u64,
+    /// [`SkipReason::Resting`].
+    pub resting: u64,
 }
 
 impl SkipCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
-        let Self { breaker, deadline, request, bulkhead } = self;
-        breaker + deadline + request + bulkhead
+        let Self { breaker, deadline, request, bulkhead, resting } = self;
+        breaker + deadline + request + bulkhead + resting
     }
 }
 
@@ -100,6 +102,7 @@ struct TierRecorder {
     skipped_deadline: AtomicU64,
     skipped_request: AtomicU64,
     skipped_bulkhead: AtomicU64,
+    skipped_resting: AtomicU64,
     retries: AtomicU64,
     retries_refused: AtomicU64,
     /// In microseconds. `None` only if a histogram cannot be made.
@@ -126,6 +129,7 @@ impl Recorder {
                 skipped_deadline: AtomicU64::new(0),
                 skipped_request: AtomicU64::new(0),
                 skipped_bulkhead: AtomicU64::new(0),
+                skipped_resting: AtomicU64::new(0),
                 retries: AtomicU64::new(0),
                 retries_refused: AtomicU64::new(0),
                 latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 2).ok().map(Mutex::new),
@@ -163,6 +167,7 @@ impl Recorder {
             SkipReason::Deadline => &tier.skipped_deadline,
             SkipReason::Request => &tier.skipped_request,
             SkipReason::Bulkhead => &tier.skipped_bulkhead,
+            SkipReason::Resting => &tier.skipped_resting,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -206,6 +211,7 @@ impl TierRecorder {
             deadline: read(&self.skipped_deadline),
             request: read(&self.skipped_request),
             bulkhead: read(&self.skipped_bulkhead),
+            resting: read(&self.skipped_resting),
         };
         TierStats {
             tier: Arc::clone(&self.tier),

@@ -1,4 +1,5 @@
 mod bulkhead;
+mod pool;
 mod retry;
 mod stream;
 
@@ -37,6 +38,7 @@ struct Scripted {
     breaker: Option<CircuitBreaker>,
     script: Script,
     calls: AtomicU32,
+    rest: Rest,
 }
 
 impl Backend for Scripted {
@@ -46,6 +48,10 @@ impl Backend for Scripted {
 
     fn breaker(&self) -> Option<&CircuitBreaker> {
         self.breaker.as_ref()
+    }
+
+    fn rest(&self) -> Option<&Rest> {
+        Some(&self.rest)
     }
 }
 
@@ -89,7 +95,7 @@ fn backend(name: &'static str, script: Script) -> Arc<Scripted> {
 fn guarded(name: &'static str, script: Script, failures: u32) -> Arc<Scripted> {
     let config = CircuitBreakerConfig::consecutive_failures(failures, ms(30_000)).unwrap();
     let breaker = Some(CircuitBreaker::new(name, config, Arc::new(ManualClock::new())));
-    Arc::new(Scripted { name, breaker, script, calls: AtomicU32::new(0) })
+    Arc::new(Scripted { name, breaker, script, calls: AtomicU32::new(0), rest: Rest::new() })
 }
 
 fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
@@ -103,7 +109,7 @@ fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
 }
 
 fn walk(timeout: Duration) -> Walk<'static, Scripted> {
-    Walk { deadline: Deadline::after(timeout), started: Instant::now(), streaming: false, exclude: &|_| None }
+    Walk::new(Deadline::after(timeout))
 }
 
 fn outcomes(attempts: &[Attempt]) -> Vec<(&str, AttemptOutcome)> {
@@ -131,7 +137,7 @@ async fn the_first_tier_that_answers_serves_and_every_attempt_is_named() {
     assert_eq!(served.attempts[1].took, ms(5000));
     assert_eq!(served.attempts[2].started_after, ms(5000));
     assert_eq!(served.attempts[0].breaker_state, Some(State::Closed));
-    assert_eq!(chain.tiers()[1].backends[0].breaker().unwrap().state(), State::Closed);
+    assert_eq!(chain.tiers()[1].breakers()[0].state(), State::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,6 +306,7 @@ async fn a_streams_probe_has_passed_with_its_first_content() {
         breaker: Some(breaker.clone()),
         script: Script::Answer,
         calls: AtomicU32::new(0),
+        rest: Rest::new(),
     });
     let chain = FallbackChain::new(vec![tier("one", vec![backend])]);
     let mut served = chain.open(Walk { streaming: true, ..walk(ms(1000)) }, play).await.unwrap();

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::attempt::Attempt;
+use super::pool::{FixedPool, Pool};
+use super::rest::Rest;
 use crate::backoff::RetryPolicy;
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
@@ -18,6 +21,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The breaker that guards it. `None` for a backend that cannot fail, such as a fixed message.
     fn breaker(&self) -> Option<&CircuitBreaker>;
+
+    /// Where it is kept until when the backend wants to be left alone: a walk that is told so keeps it here, and every
+    /// walk looks. `None`, the default: nobody keeps it.
+    fn rest(&self) -> Option<&Rest> {
+        None
+    }
 }
 
 /// One step of a chain.
@@ -40,13 +49,19 @@ pub struct Tier<B> {
     pub bulkhead: Option<Bulkhead>,
     /// How often, and after which waits, a backend is asked again that says it may be.
     pub retry: RetryPolicy,
-    /// Its backends, in the order in which they are tried.
-    pub backends: Vec<Arc<B>>,
+    /// Its backends.
+    pub pool: Arc<dyn Pool<B>>,
 }
 
 impl<B: Backend> Tier<B> {
-    /// A tier that the deadline alone limits: no timeouts, no minimum, no reserve, no bulkhead, no retries.
+    /// A tier of these backends, tried in this order, that the deadline alone limits: no timeouts, no minimum, no
+    /// reserve, no bulkhead, no retries.
     pub fn new(name: &str, backends: Vec<Arc<B>>) -> Self {
+        Self::of_pool(name, Arc::new(FixedPool::new(backends)))
+    }
+
+    /// The same, with backends from a pool.
+    pub fn of_pool(name: &str, pool: Arc<dyn Pool<B>>) -> Self {
         Self {
             name: Arc::from(name),
             timeout: None,
@@ -55,13 +70,13 @@ impl<B: Backend> Tier<B> {
             reserve: Duration::ZERO,
             bulkhead: None,
             retry: RetryPolicy::none(),
-            backends,
+            pool,
         }
     }
 
-    /// The breakers of its backends.
-    pub fn breakers(&self) -> impl Iterator<Item = &CircuitBreaker> {
-        self.backends.iter().filter_map(|backend| backend.breaker())
+    /// The breakers of the backends that it has now.
+    pub fn breakers(&self) -> Vec<CircuitBreaker> {
+        self.pool.members().iter().filter_map(|backend| backend.breaker().cloned()).collect()
     }
 
     /// The limit of one visit to a backend.
@@ -78,8 +93,30 @@ pub struct Walk<'a, B> {
     pub started: Instant,
     /// Whether the answer is a stream: then [`Tier::first_item_timeout`] applies.
     pub streaming: bool,
+    /// Requests with the same affinity do best with the same backend of a pool. See [`Pool::candidates`].
+    pub affinity: Option<u64>,
     /// The rule by which the request itself rules a tier out, with the reason in words.
     pub exclude: &'a (dyn Fn(&Tier<B>) -> Option<&'static str> + Send + Sync),
+    /// The rule by which it rules out single backends of the other tiers, with the reason in words.
+    pub skip_backend: &'a (dyn Fn(&B) -> Option<&'static str> + Send + Sync),
+    /// What an earlier walk for the same request has done: this walk's record goes on from there. It is not counted
+    /// again in the chain's statistics.
+    pub attempts: Vec<Attempt>,
+}
+
+impl<B> Walk<'_, B> {
+    /// A walk that begins now, for an answer that is whole, with nothing ruled out.
+    pub fn new(deadline: Deadline) -> Self {
+        Self {
+            deadline,
+            started: Instant::now(),
+            streaming: false,
+            affinity: None,
+            exclude: &|_| None,
+            skip_backend: &|_| None,
+            attempts: Vec::new(),
+        }
+    }
 }
 
 impl<B> fmt::Debug for Walk<'_, B> {
@@ -87,6 +124,8 @@ impl<B> fmt::Debug for Walk<'_, B> {
         f.debug_struct("Walk")
             .field("deadline", &self.deadline)
             .field("streaming", &self.streaming)
+            .field("affinity", &self.affinity)
+            .field("attempts", &self.attempts)
             .finish_non_exhaustive()
     }
 }

@@ -77,6 +77,9 @@ impl Walker<'_> {
             if let Some(next) = self.too_late(place, retry, deadline.unwrap_or(allotted.within(limit))) {
                 return Step::Go(next);
             }
+            if let Some(next) = self.resting(place, retry) {
+                return Step::Go(next);
+            }
             let slot = match self.slot(place, retry, deadline.unwrap_or(allotted)).await {
                 Ok(slot) => slot,
                 Err(next) => return Step::Go(next),
@@ -126,9 +129,10 @@ impl Walker<'_> {
 
     /// The end of a walk that no tier answered.
     pub(super) fn exhausted<E>(self, deadline: Deadline) -> ChainError<E> {
-        let attempts = self.log.into_attempts();
         let out_of_time = |last: &Attempt| last.outcome == AttemptOutcome::Skipped(SkipReason::Deadline);
-        if attempts.last().is_some_and(out_of_time) || deadline.has_passed() {
+        let late = self.log.last().is_some_and(out_of_time) || deadline.has_passed();
+        let attempts = self.log.into_attempts();
+        if late {
             return ChainError::DeadlineExceeded { attempts };
         }
         ChainError::Exhausted { attempts, retry_after: self.retry_after }
@@ -142,6 +146,19 @@ impl Walker<'_> {
         let detail = format!("{left:.0?} left, {minimum:.0?} needed");
         self.skip(place, retry, None, SkipReason::Deadline, detail);
         Some(Next::Tier)
+    }
+
+    fn resting<B: Backend>(&mut self, place: &Place<'_, B>, retry: u32) -> Option<Next> {
+        let left = place.backend.rest()?.left()?;
+        self.wants_rest(Some(left));
+        self.skip(
+            place,
+            retry,
+            None,
+            SkipReason::Resting,
+            format!("asked to be left alone for {left:.1?} more"),
+        );
+        Some(Next::Backend)
     }
 
     /// Waits for a slot of the tier's bulkhead, for as long as a call is worth making after it.
@@ -193,7 +210,7 @@ impl Walker<'_> {
         self.log.begin(&place.tier.name, place.backend.name(), state, retry)
     }
 
-    fn ended<B>(
+    fn ended<B: Backend>(
         &mut self,
         place: &Place<'_, B>,
         begun: Begun,
@@ -204,9 +221,12 @@ impl Walker<'_> {
         self.log.end(begun, verdict.outcome, detail, cause);
         self.recorder.ended(place.index, verdict.outcome);
         self.wants_rest(verdict.retry_after);
+        if let (Some(rest), Some(wait)) = (place.backend.rest(), verdict.retry_after) {
+            rest.begin(wait);
+        }
     }
 
-    fn skip<B: Backend>(
+    pub(super) fn skip<B: Backend>(
         &mut self,
         place: &Place<'_, B>,
         retry: u32,

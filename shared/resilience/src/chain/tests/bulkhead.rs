@@ -90,6 +90,7 @@ async fn a_probe_in_line_holds_no_permit() {
         breaker: Some(breaker.clone()),
         script: Script::Answer,
         calls: AtomicU32::new(0),
+        rest: Rest::new(),
     };
     let chain = FallbackChain::new(vec![bounded(&bulkhead, vec![Arc::new(backend)])]);
     let taken = bulkhead.try_acquire().unwrap();
