@@ -4,6 +4,7 @@
 //! hopes: what takes time is waited for by [`eventually`], which polls until a deadline.
 
 pub mod chat;
+pub mod metrics;
 pub mod process;
 pub mod redis;
 pub mod sim;

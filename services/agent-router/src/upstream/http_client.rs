@@ -21,6 +21,9 @@ pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Connections to one server that are kept without a use for them: enough that traffic finds one, so few that a burst of
+/// a thousand streams does not leave a thousand behind.
+const POOL_MAX_IDLE_PER_HOST: usize = 64;
 
 /// Posts JSON to upstreams. Clones share one pool of connections.
 #[derive(Debug, Clone)]
@@ -39,6 +42,7 @@ impl HttpClient {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(POOL_MAX_IDLE_PER_HOST)
             .tcp_nodelay(true)
             // Upstreams are named in the configuration: a proxy or a redirect would send prompts elsewhere.
             .no_proxy()
