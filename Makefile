@@ -38,6 +38,13 @@ interop: ## Run the suite against real third-party tools (ARGS="--only grpcurl,d
 	cargo build --locked --workspace --bins
 	tests/interop/run $(ARGS)
 
+.PHONY: bench-load
+bench-load: ## Measure the suite under load, beside nginx (ARGS="--quick", "--only all-in-one", "--help")
+	tests/setup --for bench
+	cargo build --locked --release --package gateway --package agent-router --package upstream-sim \
+		--package all-in-one --package load
+	ulimit -n 8192 && "$${CARGO_TARGET_DIR:-target}/release/load" $(ARGS)
+
 .PHONY: images
 images: ## Build the container images
 	docker build -f deploy/docker/Dockerfile --target gateway -t ai-platform/gateway .

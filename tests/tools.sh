@@ -60,6 +60,18 @@ apt_install() {
     as_root "${install[@]}" >>"$log" 2>&1 || { tail -n 5 "$log" >&2; return 1; }
 }
 
+# need_nginx: a reverse proxy to compare with. The service that Debian's package sets up is stopped again.
+need_nginx() {
+    # Debian puts it where only root looks.
+    local PATH=$PATH:/usr/sbin:/sbin
+    have nginx && return 0
+    need_apt nginx nginx "to be compared with the suite" || return 1
+    as_root service nginx stop >/dev/null 2>&1 || true
+    if have systemctl; then
+        as_root systemctl disable nginx >/dev/null 2>&1 || true
+    fi
+}
+
 # need_buf: the protobuf linter; the npm package carries its binary.
 need_buf() {
     local prefix=$TOOLS/buf

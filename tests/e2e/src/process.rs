@@ -29,16 +29,18 @@ pub struct Process {
     _readers: JoinSet<()>,
 }
 
-/// The path of one of the workspace's binaries.
+/// The path of one of the workspace's binaries, built into the same profile as the program that asks.
 ///
 /// # Panics
 /// It has not been built.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    let path = profile.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
-    path
+    let own = std::env::current_exe().expect("the program's own path");
+    // A test is target/<profile>/deps/<test>, a binary target/<profile>/<name>.
+    let found =
+        own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| {
+        panic!("{name} is not beside {}: run `cargo build --workspace --bins` first", own.display())
+    })
 }
 
 /// A command without the environment of this process, so that no variable of the machine changes a test.
@@ -108,6 +110,14 @@ impl Process {
         format!("http://{}", self.address(purpose))
     }
 
+    /// Its process id.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the process runs")
+    }
+
     /// The lines that it has logged.
     pub fn logs(&self) -> Vec<Value> {
         self.lines.lock().clone()
@@ -124,7 +134,7 @@ impl Process {
     /// # Panics
     /// The process has ended.
     pub async fn signal(&self, signal: &str) {
-        let pid = self.child.id().expect("the process runs").to_string();
+        let pid = self.pid().to_string();
         let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().await;
         assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} cannot be sent to {}", self.name);
     }
