@@ -27,6 +27,10 @@ test-deep: ## Long runs of the circuit breaker's properties and of loom (CASES=2
 	LOOM_MAX_PREEMPTIONS=$(or $(PREEMPTIONS),5) RUSTFLAGS="--cfg loom" cargo test --locked --release \
 		--package resilience --test breaker_loom --target-dir target/loom
 
+.PHONY: fuzz
+fuzz: ## Fuzz the decoders, the cache value and the configuration, one after the other (SECONDS=600 each, ONLY=target)
+	tests/fuzz/run $(or $(SECONDS),600) $(ONLY)
+
 .PHONY: lint
 lint: ## Check format, lints, protos, dependencies, scripts and the rules of the architecture
 	tests/setup --for lint

@@ -13,6 +13,7 @@ GRPC_HEALTH_PROBE_VERSION=v0.4.61
 JAEGER_VERSION=v1.76.0 # the module's tag of the release that is also called Jaeger 2.13.0
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
+CARGO_FUZZ_VERSION=0.13.2
 GRPCIO_VERSION=1.85.1
 MODULAR_VERSION=26.6.0
 export GRPCURL_VERSION GRPC_HEALTH_PROBE_VERSION JAEGER_VERSION BUF_VERSION CARGO_DENY_VERSION GRPCIO_VERSION \
@@ -92,6 +93,15 @@ need_cargo_deny() {
     CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         CARGO_TARGET_DIR=$TOOLS/build/cargo-deny cargo install cargo-deny --version "$CARGO_DENY_VERSION" --locked \
         --quiet --root "$TOOLS" --no-default-features && rm -rf "$TOOLS/build/cargo-deny"
+}
+
+# need_cargo_fuzz: runs the targets of tests/fuzz.
+need_cargo_fuzz() {
+    CARGO_FUZZ=$TOOLS/bin/cargo-fuzz
+    [ "$("$CARGO_FUZZ" --version 2>/dev/null)" = "cargo-fuzz $CARGO_FUZZ_VERSION" ] && return 0
+    say "installing cargo-fuzz $CARGO_FUZZ_VERSION from crates.io into target/tools (a minute, once)"
+    CARGO_TARGET_DIR=$TOOLS/build/cargo-fuzz cargo install cargo-fuzz --version "$CARGO_FUZZ_VERSION" --locked \
+        --quiet --debug --root "$TOOLS" && rm -rf "$TOOLS/build/cargo-fuzz"
 }
 
 # need_go_tool NAME MODULE VERSION: builds NAME from the Go module proxy into target/tools/bin.

@@ -65,12 +65,18 @@ pub enum Piece {
     /// More of it.
     Delta(StreamDelta),
     /// It is whole.
-    End {
-        /// Why it ends.
-        finish_reason: FinishReason,
-        /// The tokens that the upstream counted.
-        usage: Option<Usage>,
-    },
+    End(End),
+}
+
+/// The end of a streamed answer that is whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct End {
+    /// Why it ends.
+    pub finish_reason: FinishReason,
+    /// The tokens that the upstream counted.
+    pub usage: Option<Usage>,
+    /// Events that were no sense and were passed over. With any, some of the answer may be missing.
+    pub malformed_events: u32,
 }
 
 /// A streamed answer whose first content has arrived.
@@ -101,6 +107,22 @@ impl Pieces {
             Self::Ready(pieces) => Ok(pieces.pop_front()),
         }
     }
+
+    /// Events that were passed over so far because they made no sense.
+    pub fn malformed_events(&self) -> u32 {
+        match self {
+            Self::Upstream(stream) => stream.malformed_events(),
+            Self::Ready(_) => 0,
+        }
+    }
+
+    /// The tokens that the upstream counted so far, where it says so before the end.
+    pub fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Upstream(stream) => stream.usage(),
+            Self::Ready(_) => None,
+        }
+    }
 }
 
 impl From<Answer> for AnswerStream {
@@ -117,7 +139,7 @@ impl From<Answer> for AnswerStream {
         let delta = StreamDelta { text, reasoning: message.reasoning, tool_calls: tool_calls.collect() };
         Self {
             first: Piece::Delta(delta),
-            rest: Pieces::Ready([Piece::End { finish_reason, usage }].into()),
+            rest: Pieces::Ready([Piece::End(End { finish_reason, usage, malformed_events: 0 })].into()),
             origin,
         }
     }
@@ -137,7 +159,8 @@ pub fn text_of(message: &Message) -> String {
 pub struct Collector {
     text: String,
     reasoning: String,
-    tool_calls: Vec<ToolCall>,
+    /// With the index that its pieces name it by.
+    tool_calls: Vec<(u32, ToolCall)>,
 }
 
 impl Collector {
@@ -146,11 +169,13 @@ impl Collector {
         self.text.push_str(&delta.text);
         self.reasoning.push_str(&delta.reasoning);
         for piece in &delta.tool_calls {
-            let index = usize::try_from(piece.index).unwrap_or(usize::MAX);
-            if index >= self.tool_calls.len() {
-                self.tool_calls.push(ToolCall::default());
-            }
-            if let Some(call) = self.tool_calls.get_mut(index) {
+            // The pieces of a call come one after the other, so it is mostly the last that is looked for.
+            let known = self.tool_calls.iter().rposition(|(index, _)| *index == piece.index);
+            let place = known.unwrap_or_else(|| {
+                self.tool_calls.push((piece.index, ToolCall::default()));
+                self.tool_calls.len() - 1
+            });
+            if let Some((_, call)) = self.tool_calls.get_mut(place) {
                 call.id.push_str(&piece.id);
                 call.name.push_str(&piece.name);
                 call.arguments.push_str(&piece.arguments);
@@ -160,8 +185,18 @@ impl Collector {
 
     /// Bytes of text, reasoning and arguments so far.
     pub fn len(&self) -> usize {
-        let arguments: usize = self.tool_calls.iter().map(|call| call.arguments.len()).sum();
+        let arguments: usize = self.tool_calls.iter().map(|(_, call)| call.arguments.len()).sum();
         self.text.len() + self.reasoning.len() + arguments
+    }
+
+    /// The text so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether any piece of a tool call came.
+    pub fn has_tool_calls(&self) -> bool {
+        !self.tool_calls.is_empty()
     }
 
     /// Whether there is nothing yet.
@@ -171,7 +206,8 @@ impl Collector {
 
     /// The message.
     pub fn into_message(self) -> Message {
-        Message { tool_calls: self.tool_calls, reasoning: self.reasoning, ..assistant_message(self.text) }
+        let tool_calls = self.tool_calls.into_iter().map(|(_, call)| call).collect();
+        Message { tool_calls, reasoning: self.reasoning, ..assistant_message(self.text) }
     }
 }
 
@@ -197,7 +233,8 @@ mod tests {
         let mut collector = Collector::default();
         let Piece::Delta(delta) = &stream.first else { panic!() };
         collector.add(delta);
-        let end = Piece::End { finish_reason: FinishReason::ToolCalls, usage: None };
+        let end =
+            Piece::End(End { finish_reason: FinishReason::ToolCalls, usage: None, malformed_events: 0 });
         assert_eq!(stream.rest.next().await.unwrap(), Some(end));
         assert_eq!(stream.rest.next().await.unwrap(), None);
         assert_eq!(collector.into_message(), message);

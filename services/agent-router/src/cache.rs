@@ -21,6 +21,8 @@ use crate::upstream::UpstreamError;
 pub use key::CacheKey;
 use store::Stored;
 pub use store::{OpenError, Store};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use value::check_value;
 
 /// How long what is queued at the end may take to be stored; a store that hangs must not hold the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);

@@ -10,6 +10,9 @@ pub mod backend;
 pub mod cache;
 pub mod chat;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod metrics;
 mod router;

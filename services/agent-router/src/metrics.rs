@@ -111,6 +111,7 @@ pub struct ChainMetrics {
     served: Family<TierLabels, Counter>,
     attempts_per_request: Histogram,
     interrupted: Family<TierLabels, Counter>,
+    malformed: Family<TierLabels, Counter>,
 }
 
 impl ChainMetrics {
@@ -122,11 +123,13 @@ impl ChainMetrics {
             served: Family::default(),
             attempts_per_request: Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]),
             interrupted: Family::default(),
+            malformed: Family::default(),
         };
         for tier in tiers {
             let labels = TierLabels { tier: Arc::clone(&tier) };
             drop(metrics.served.get_or_create(&labels));
             drop(metrics.interrupted.get_or_create(&labels));
+            drop(metrics.malformed.get_or_create(&labels));
             drop(metrics.duration.get_or_create(&labels));
             for outcome in AttemptOutcome::ALL {
                 let labels = AttemptLabels { tier: Arc::clone(&tier), outcome: outcome.as_str() };
@@ -154,6 +157,11 @@ impl ChainMetrics {
             "Streams that failed after their first content, by the tier that had begun them",
             metrics.interrupted.clone(),
         );
+        registry.register(
+            "aip_stream_events_malformed",
+            "Events of each tier's streams that made no sense and were passed over",
+            metrics.malformed.clone(),
+        );
         metrics
     }
 
@@ -172,6 +180,13 @@ impl ChainMetrics {
             if attempt.outcome == AttemptOutcome::Success {
                 self.served.get_or_create(&labels).inc();
             }
+        }
+    }
+
+    /// Counts events of a stream that were passed over.
+    pub fn malformed(&self, tier: &Arc<str>, events: u32) {
+        if events > 0 {
+            self.malformed.get_or_create(&TierLabels { tier: Arc::clone(tier) }).inc_by(events.into());
         }
     }
 

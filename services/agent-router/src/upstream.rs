@@ -6,6 +6,8 @@
 
 pub mod decode;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod harness;
 mod http_client;
 pub mod ollama;
 pub mod openai;

@@ -75,6 +75,7 @@ impl Unreachable {
             usage: None,
             served_by: Some(served_by),
             attempts,
+            malformed_events: 0,
         };
         [Event::Start(start), Event::Delta(delta), Event::End(end)]
             .map(|event| StreamChatResponse { event: Some(event) })

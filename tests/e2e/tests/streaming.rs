@@ -91,9 +91,21 @@ async fn a_finish_reason_makes_a_stream_whole_without_its_goodbye_and_nothing_el
     let cut = stream(&suite, "x").await;
     assert!(cut.end.is_none());
     assert_eq!(cut.error.unwrap().get_details_error_info().unwrap().reason, "STREAM_INTERRUPTED");
+}
+
+#[tokio::test]
+async fn a_malformed_event_is_passed_over_flagged_and_counted() {
+    let suite = Suite::start().await;
+    let whole = stream(&suite, "x").await;
+    assert_eq!(whole.end.unwrap().malformed_events, 0);
     suite.sim.fault("max", json!({"kind": "malformed_event", "after_chunks": 2})).await;
     let flawed = stream(&suite, "x").await;
-    assert!(flawed.end.is_some(), "one malformed event does not end a stream: {:?}", flawed.error);
+    assert_eq!(flawed.text, whole.text);
+    let end = flawed.end.unwrap_or_else(|| panic!("one does not end a stream: {:?}", flawed.error));
+    assert_eq!((end.malformed_events, end.served_by.unwrap().tier), (1, "max".to_owned()));
+    let metrics = http().get(format!("{}/metrics", suite.router.url("admin"))).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("aip_stream_events_malformed_total{tier=\"max\"} 1"), "{metrics}");
 }
 
 #[tokio::test]

@@ -53,6 +53,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Answer, Unusable> {
     if answer.is_whole() { Ok(answer) } else { Err(Unusable::Incomplete) }
 }
 
+/// Checks that what is taken can be stored and read again, and is the same answer then. For fuzzing.
+///
+/// # Panics
+/// It is not.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_value(bytes: &[u8]) {
+    let Ok(answer) = decode(bytes) else { return };
+    assert!(answer.is_whole(), "an answer that was never to be stored");
+    let again = decode(&encode(&answer)).map(|again| (again.message, again.origin.created_at));
+    assert!(
+        again.is_ok_and(|again| again == (answer.message, answer.origin.created_at)),
+        "changed by being stored again"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

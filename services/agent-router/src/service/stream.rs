@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::stream_chat_response::Event;
-use aiplatform_proto::inference::v1::{
-    FinishReason, StreamChatResponse, StreamDelta, StreamEnd, StreamStart, Usage,
-};
+use aiplatform_proto::inference::v1::{StreamChatResponse, StreamDelta, StreamEnd, StreamStart};
 use futures_util::{Stream, stream};
 use resilience::{CallError as _, CallGuard};
 use service_kit::status::Reason;
@@ -18,7 +16,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::{Span, warn};
 
-use crate::answer::{Answer, AnswerStream, Collector, Origin, Piece, Pieces};
+use crate::answer::{Answer, AnswerStream, Collector, End, Origin, Piece, Pieces};
 use crate::metrics::ChainMetrics;
 use crate::upstream::UpstreamError;
 
@@ -67,6 +65,12 @@ enum Progress {
     Over,
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.metrics.malformed(&self.tier, self.rest.malformed_events());
+    }
+}
+
 struct Driver {
     tier: Arc<str>,
     state: Progress,
@@ -103,7 +107,7 @@ impl Driver {
         };
         Some(Ok(match piece {
             Piece::Delta(delta) => self.delta(delta),
-            Piece::End { finish_reason, usage } => self.end(finish_reason, usage),
+            Piece::End(end) => self.end(end),
         }))
     }
 
@@ -119,11 +123,15 @@ impl Driver {
         event(Event::Delta(delta))
     }
 
-    fn end(&mut self, finish_reason: FinishReason, usage: Option<Usage>) -> StreamChatResponse {
+    fn end(&mut self, end: End) -> StreamChatResponse {
+        let End { finish_reason, usage, malformed_events } = end;
         self.state = Progress::Over;
         self.guard.success();
         let message = std::mem::take(&mut self.collected).into_message();
-        if let Some(on_whole) = self.on_whole.take() {
+        // What was passed over may have been a piece of the answer: nobody else shall get it without.
+        if malformed_events == 0
+            && let Some(on_whole) = self.on_whole.take()
+        {
             on_whole(&Answer { message, finish_reason, usage, origin: self.origin.clone() });
         }
         event(Event::End(StreamEnd {
@@ -131,6 +139,7 @@ impl Driver {
             usage,
             served_by: self.start.served_by.clone(),
             attempts: self.start.attempts.clone(),
+            malformed_events,
         }))
     }
 

@@ -11,10 +11,17 @@ const MAX_LINE: usize = 1024 * 1024;
 #[error("a line over {MAX_LINE} bytes")]
 pub struct LineTooLong;
 
-/// Splits bytes into lines at LF, CR or CRLF.
+/// The mark that some servers put before the first line. It is no part of it.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Splits bytes into lines at LF, CR or CRLF. A byte order mark before the first is passed over.
+///
+/// What it gives, a refusal included, depends on the bytes alone and never on how they were split.
 #[derive(Debug, Default)]
 pub struct LineDecoder {
     buffer: BytesMut,
+    /// The first bytes have been looked at for a byte order mark.
+    begun: bool,
     /// How much of the buffer is known to hold no line end.
     searched: usize,
     /// The last line ended with a CR, whose LF may still come.
@@ -32,6 +39,12 @@ impl LineDecoder {
     /// # Errors
     /// The line is too long to be one.
     pub fn next_line(&mut self) -> Result<Option<BytesMut>, LineTooLong> {
+        if !self.begun {
+            if self.buffer.len() < BOM.len() && BOM.starts_with(&self.buffer) {
+                return Ok(None);
+            }
+            self.pass_over_bom();
+        }
         if self.after_cr && !self.buffer.is_empty() {
             self.after_cr = false;
             if self.buffer[0] == b'\n' {
@@ -43,6 +56,9 @@ impl LineDecoder {
             self.searched = self.buffer.len();
             return if self.searched > MAX_LINE { Err(LineTooLong) } else { Ok(None) };
         };
+        if end > MAX_LINE {
+            return Err(LineTooLong);
+        }
         self.after_cr = self.buffer[end] == b'\r';
         self.searched = 0;
         let line = self.buffer.split_to(end);
@@ -54,6 +70,13 @@ impl LineDecoder {
     pub fn remainder(&mut self) -> BytesMut {
         self.searched = 0;
         std::mem::take(&mut self.buffer)
+    }
+
+    fn pass_over_bom(&mut self) {
+        self.begun = true;
+        if self.buffer.starts_with(BOM) {
+            self.buffer.advance(BOM.len());
+        }
     }
 }
 
@@ -127,7 +150,7 @@ mod tests {
     #[test]
     fn any_split_of_a_stream_gives_the_same_events() {
         let stream = "\
-            : a comment\r\n\
+            \u{feff}: a comment\r\n\
             data: {\"a\":1}\r\n\r\n\
             event: x\ndata:two\ndata: lines\nid: 7\n\n\
             data: caf\u{e9}\r\r\
@@ -148,6 +171,37 @@ mod tests {
         assert_eq!(lines.next_line().unwrap().unwrap(), "one");
         assert_eq!(lines.next_line().unwrap(), None);
         assert_eq!(lines.remainder(), "two");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over_at_the_beginning_alone() {
+        let mut lines = LineDecoder::default();
+        for byte in "\u{feff}one\n\u{feff}two\n".bytes() {
+            lines.push(&[byte]);
+        }
+        assert_eq!(lines.next_line().unwrap().unwrap(), "one");
+        assert_eq!(lines.next_line().unwrap().unwrap(), "\u{feff}two");
+        let mut lines = LineDecoder::default();
+        lines.push(&BOM[..2]);
+        assert_eq!(lines.next_line().unwrap(), None);
+        lines.push(b"\n");
+        assert_eq!(lines.next_line().unwrap().unwrap(), &BOM[..2]);
+    }
+
+    #[test]
+    fn a_line_is_as_long_as_it_is_however_its_bytes_came() {
+        for split in [1024, usize::MAX] {
+            for (length, taken) in [(MAX_LINE, true), (MAX_LINE + 1, false)] {
+                let line = [vec![b'x'; length], vec![b'\n']].concat();
+                let mut lines = LineDecoder::default();
+                let mut found = Ok(None);
+                for bytes in line.chunks(split.min(line.len())) {
+                    lines.push(bytes);
+                    found = lines.next_line();
+                }
+                assert_eq!(matches!(found, Ok(Some(_))), taken, "{length} bytes in pieces of {split}");
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::stream::UpstreamStream;
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 use crate::chat::Chat;
 use crate::settings::{ModelTier, Timeouts};
-use decoder::OllamaDecoder;
+pub(super) use decoder::OllamaDecoder;
 
 const PROVIDER: &str = "ollama";
 

@@ -15,7 +15,7 @@ use super::{UpstreamError, http_client};
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 use crate::chat::Chat;
 use crate::settings::{ModelTier, Timeouts};
-use decoder::OpenAiDecoder;
+pub(super) use decoder::OpenAiDecoder;
 
 const PROVIDER: &str = "modular.max";
 

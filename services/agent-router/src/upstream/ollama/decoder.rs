@@ -1,31 +1,38 @@
-//! A streamed answer of Ollama: one JSON object a line, the last with `done: true`. A stream without it was cut.
+//! A streamed answer of Ollama: one JSON object a line, the last with `done: true`. A stream without it was cut. A
+//! malformed line is passed over and counted.
 
 use std::collections::VecDeque;
 
-use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta};
-use tracing::warn;
+use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta, Usage};
 
 use super::Reply;
-use crate::answer::Piece;
+use crate::answer::{End, Piece};
 use crate::upstream::UpstreamError;
 use crate::upstream::decode::{LineDecoder, LineTooLong};
-use crate::upstream::stream::PieceDecoder;
+use crate::upstream::stream::{Malformed, PieceDecoder, Stage};
 
 /// Turns lines of JSON into pieces.
 #[derive(Debug, Default)]
-pub(super) struct OllamaDecoder {
+pub(in crate::upstream) struct OllamaDecoder {
     lines: LineDecoder,
     ready: VecDeque<Piece>,
     model: Option<String>,
     /// Tool calls so far: Ollama sends each whole, in a line of its own.
     tool_calls: u32,
-    done: bool,
+    malformed: Malformed,
+    usage: Option<Usage>,
+    /// What the line that is done said.
+    finish: Option<FinishReason>,
+    ended: bool,
 }
 
 impl PieceDecoder for OllamaDecoder {
     fn push(&mut self, bytes: &[u8]) -> Result<(), UpstreamError> {
+        if self.finish.is_some() {
+            return Ok(());
+        }
         self.lines.push(bytes);
-        while !self.done {
+        while self.finish.is_none() {
             let line = self
                 .lines
                 .next_line()
@@ -39,26 +46,38 @@ impl PieceDecoder for OllamaDecoder {
     }
 
     fn finish(&mut self) -> Result<(), UpstreamError> {
-        if !self.done {
+        if self.finish.is_none() {
             let last = self.lines.remainder();
             self.line(&last)?;
         }
-        if self.done {
-            return Ok(());
+        let Some(finish_reason) = self.finish else {
+            return Err(UpstreamError::Interrupted("the stream ended before it was done".into()));
+        };
+        if !std::mem::replace(&mut self.ended, true) {
+            let malformed_events = self.malformed.count();
+            self.ready.push_back(Piece::End(End { finish_reason, usage: self.usage, malformed_events }));
         }
-        Err(UpstreamError::Interrupted("the stream ended before it was done".into()))
+        Ok(())
     }
 
     fn pop(&mut self) -> Option<Piece> {
         self.ready.pop_front()
     }
 
-    fn is_whole(&self) -> bool {
-        self.done
+    fn stage(&self) -> Stage {
+        if self.finish.is_some() { Stage::Whole } else { Stage::Going }
     }
 
     fn model(&self) -> Option<&str> {
         self.model.as_deref()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    fn malformed_events(&self) -> u32 {
+        self.malformed.count()
     }
 }
 
@@ -70,14 +89,15 @@ impl OllamaDecoder {
         let reply: Reply = match serde_json::from_slice(line) {
             Ok(reply) => reply,
             Err(error) => {
-                warn!(column = error.column(), "malformed line in a stream passed over");
+                self.malformed.pass_over(&error);
                 return Ok(());
             }
         };
         if let Some(error) = reply.error {
             return Err(UpstreamError::interrupted(&error));
         }
-        let (finish_reason, usage) = (reply.finish_reason(), reply.usage());
+        let finish_reason = reply.finish_reason();
+        self.usage = reply.usage().or(self.usage);
         if let Some(message) = &reply.message {
             let tool_calls: Vec<ToolCallDelta> = message
                 .tool_calls()
@@ -100,9 +120,8 @@ impl OllamaDecoder {
             self.model = reply.model;
         }
         if reply.done {
-            let finish_reason = if self.tool_calls > 0 { FinishReason::ToolCalls } else { finish_reason };
-            self.done = true;
-            self.ready.push_back(Piece::End { finish_reason, usage });
+            let calls = self.tool_calls > 0;
+            self.finish = Some(if calls { FinishReason::ToolCalls } else { finish_reason });
         }
         Ok(())
     }
@@ -111,7 +130,7 @@ impl OllamaDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::stream::tests::decode_all_ways;
+    use crate::upstream::harness::decode_all_ways;
 
     const FIRST: &str =
         "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"caf\u{e9}\"},\"done\":false}\n";
@@ -123,7 +142,9 @@ mod tests {
         for body in [format!("{FIRST}\r\n{LAST}\n"), format!("{FIRST}{LAST}")] {
             let (pieces, error) = decode_all_ways(OllamaDecoder::default, &body);
             assert_eq!(error, None);
-            let [Piece::Delta(delta), Piece::End { finish_reason, usage: Some(usage) }] = &pieces[..] else {
+            let [Piece::Delta(delta), Piece::End(End { finish_reason, usage: Some(usage), .. })] =
+                &pieces[..]
+            else {
                 panic!("{pieces:?}")
             };
             assert_eq!((delta.text.as_str(), *finish_reason), ("caf\u{e9}", FinishReason::Stop));
@@ -141,6 +162,8 @@ mod tests {
     fn a_malformed_line_is_passed_over_and_an_error_line_is_not() {
         let (pieces, error) = decode_all_ways(OllamaDecoder::default, &format!("{{\"mess\n{FIRST}{LAST}"));
         assert_eq!((pieces.len(), error), (2, None));
+        let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
+        assert_eq!(end.malformed_events, 1);
         let (pieces, error) =
             decode_all_ways(OllamaDecoder::default, &format!("{FIRST}{{\"error\":\"oom\"}}\n"));
         assert_eq!((pieces.len(), error), (1, Some(UpstreamError::Interrupted("oom".into()))));
@@ -159,12 +182,12 @@ mod tests {
             .iter()
             .filter_map(|piece| match piece {
                 Piece::Delta(delta) => delta.tool_calls.first(),
-                Piece::End { .. } => None,
+                Piece::End(_) => None,
             })
             .map(|call| (call.index, call.id.as_str(), call.name.as_str()))
             .collect();
         assert_eq!(calls, [(0, "call_0", "f"), (1, "call_1", "g")]);
-        let Some(Piece::End { finish_reason, .. }) = pieces.last() else { panic!("{pieces:?}") };
-        assert_eq!(*finish_reason, FinishReason::ToolCalls);
+        let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
+        assert_eq!(end.finish_reason, FinishReason::ToolCalls);
     }
 }

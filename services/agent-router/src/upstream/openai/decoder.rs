@@ -1,47 +1,50 @@
 //! A streamed chat completion.
 //!
 //! The stream is whole when a finish reason came, with or without the closing `[DONE]`; without a finish reason it was
-//! cut, whatever else came. One malformed event is passed over and logged: the answer is whole only if its end is.
+//! cut, whatever else came. All that matters has come with `[DONE]`, or with a usage that is not older than the finish
+//! reason; what stands behind that is not looked at. A malformed event is passed over and counted: the answer is whole
+//! only if its end is.
 
 use std::collections::VecDeque;
 
 use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta, Usage};
 use serde::Deserialize;
 use serde_json::Value;
-use tracing::warn;
 
 use super::{WireUsage, finish_reason};
-use crate::answer::Piece;
+use crate::answer::{End, Piece};
 use crate::upstream::UpstreamError;
 use crate::upstream::decode::{LineTooLong, SseDecoder};
 use crate::upstream::http_client;
-use crate::upstream::stream::PieceDecoder;
+use crate::upstream::stream::{Malformed, PieceDecoder, Stage};
 
 /// Turns server-sent events into pieces.
 #[derive(Debug, Default)]
-pub(super) struct OpenAiDecoder {
+pub(in crate::upstream) struct OpenAiDecoder {
     events: SseDecoder,
     ready: VecDeque<Piece>,
     model: Option<String>,
     finish: Option<FinishReason>,
     usage: Option<Usage>,
-    /// `[DONE]` came.
-    done: bool,
-    finished: bool,
+    malformed: Malformed,
+    stage: Stage,
+    ended: bool,
 }
 
 impl PieceDecoder for OpenAiDecoder {
     fn push(&mut self, bytes: &[u8]) -> Result<(), UpstreamError> {
+        if self.stage == Stage::Whole {
+            return Ok(());
+        }
         self.events.push(bytes);
-        while !self.done {
+        while self.stage != Stage::Whole {
             let event = self
                 .events
                 .next_event()
                 .map_err(|error: LineTooLong| UpstreamError::Protocol(error.to_string()))?;
             match event {
                 None => break,
-                Some(data) if data == b"[DONE]" => self.done = true,
-                Some(data) => self.event(&data)?,
+                Some(data) => self.event(data.trim_ascii())?,
             }
         }
         Ok(())
@@ -51,8 +54,9 @@ impl PieceDecoder for OpenAiDecoder {
         let Some(finish_reason) = self.finish else {
             return Err(UpstreamError::Interrupted("the stream ended without a finish reason".into()));
         };
-        if !std::mem::replace(&mut self.finished, true) {
-            self.ready.push_back(Piece::End { finish_reason, usage: self.usage });
+        if !std::mem::replace(&mut self.ended, true) {
+            let malformed_events = self.malformed.count();
+            self.ready.push_back(Piece::End(End { finish_reason, usage: self.usage, malformed_events }));
         }
         Ok(())
     }
@@ -61,25 +65,37 @@ impl PieceDecoder for OpenAiDecoder {
         self.ready.pop_front()
     }
 
-    fn is_whole(&self) -> bool {
-        self.done
+    fn stage(&self) -> Stage {
+        self.stage
     }
 
     fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    fn malformed_events(&self) -> u32 {
+        self.malformed.count()
+    }
 }
 
 impl OpenAiDecoder {
     fn event(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
+        if data.is_empty() {
+            // Some servers keep a connection alive with these.
+            return Ok(());
+        }
+        if data == b"[DONE]" {
+            self.stage = Stage::Whole;
+            return Ok(());
+        }
         let chunk: Chunk = match serde_json::from_slice(data) {
             Ok(chunk) => chunk,
             Err(error) => {
-                warn!(
-                    line = error.line(),
-                    column = error.column(),
-                    "malformed event in a stream passed over"
-                );
+                self.malformed.pass_over(&error);
                 return Ok(());
             }
         };
@@ -90,15 +106,19 @@ impl OpenAiDecoder {
         if self.model.is_none() {
             self.model = chunk.model;
         }
-        if let Some(usage) = chunk.usage {
-            self.usage = Some(usage.into());
-        }
         for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
             if let Some(delta) = choice.delta.into_piece() {
                 self.ready.push_back(Piece::Delta(delta));
             }
             if let Some(name) = choice.finish_reason {
                 self.finish = Some(finish_reason(Some(&name)));
+                self.stage = Stage::Finished;
+            }
+        }
+        if let Some(usage) = chunk.usage {
+            self.usage = Some(usage.into());
+            if self.finish.is_some() {
+                self.stage = Stage::Whole;
             }
         }
         Ok(())
@@ -171,7 +191,7 @@ impl Delta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::stream::tests::decode_all_ways;
+    use crate::upstream::harness::decode_all_ways;
 
     fn decode(body: &str) -> (String, Option<FinishReason>, Option<UpstreamError>) {
         let (pieces, error) = decode_all_ways(OpenAiDecoder::default, body);
@@ -180,7 +200,7 @@ mod tests {
             assert_eq!(end, None, "a piece after the end");
             match piece {
                 Piece::Delta(delta) => text.push_str(&delta.text),
-                Piece::End { finish_reason, .. } => end = Some(finish_reason),
+                Piece::End(whole) => end = Some(whole.finish_reason),
             }
         }
         (text, end, error)
@@ -197,7 +217,7 @@ mod tests {
     fn a_recorded_stream_is_the_same_however_it_is_split() {
         assert_eq!(decode(WHOLE), ("caf\u{e9}".into(), Some(FinishReason::Length), None));
         let (pieces, _) = decode_all_ways(OpenAiDecoder::default, WHOLE);
-        let Some(Piece::End { usage: Some(usage), .. }) = pieces.last() else { panic!("{pieces:?}") };
+        let Some(Piece::End(End { usage: Some(usage), .. })) = pieces.last() else { panic!("{pieces:?}") };
         assert_eq!((usage.input_tokens, usage.output_tokens), (3, 2));
     }
 
@@ -211,9 +231,27 @@ mod tests {
     }
 
     #[test]
+    fn usage_is_waited_for_when_it_is_older_than_the_finish_reason() {
+        let counted =
+            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":{\"completion_tokens\":1}}\n\n";
+        let mut decoder = OpenAiDecoder::default();
+        decoder.push(counted.as_bytes()).unwrap();
+        assert_eq!((decoder.stage(), decoder.usage().unwrap().output_tokens), (Stage::Going, 1));
+        let events: Vec<&str> = WHOLE.split_inclusive("\r\n\r\n").collect();
+        decoder.push(events[1].as_bytes()).unwrap();
+        assert_eq!(decoder.stage(), Stage::Finished);
+        decoder.push(events[2].as_bytes()).unwrap();
+        assert_eq!((decoder.stage(), decoder.usage().unwrap().output_tokens), (Stage::Whole, 2));
+        decoder.push(b"data: {\"error\":\"too late\"}\n\n").unwrap();
+        assert_eq!(decoder.finish(), Ok(()));
+    }
+
+    #[test]
     fn one_malformed_event_is_passed_over_and_an_error_event_is_not() {
-        let flawed = format!("data: {{\"choices\":\n\n{WHOLE}");
-        assert_eq!(decode(&flawed).1, Some(FinishReason::Length));
+        let flawed = format!("data: {{\"choices\":\n\n: and a keep-alive without data\ndata:\n\n{WHOLE}");
+        let (pieces, _) = decode_all_ways(OpenAiDecoder::default, &flawed);
+        let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
+        assert_eq!((end.finish_reason, end.malformed_events), (FinishReason::Length, 1));
         let failed = format!(
             "{}data: {{\"error\":{{\"message\":\"worker died\"}}}}\n\n",
             &WHOLE[..WHOLE.find("\r\n\r\n").unwrap() + 4]
