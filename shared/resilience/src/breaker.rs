@@ -161,13 +161,13 @@ impl CircuitBreaker {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Randomness>,
     ) -> Self {
-        Self::build(name, config, clock, random, None)
+        Self::build(name, Arc::new(config), clock, random, None)
     }
 
     /// The same, telling a registry's feed too.
     pub(crate) fn with_feed(
         name: &str,
-        config: CircuitBreakerConfig,
+        config: Arc<CircuitBreakerConfig>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Randomness>,
         feed: Arc<Feed>,
@@ -177,12 +177,12 @@ impl CircuitBreaker {
 
     fn build(
         name: &str,
-        config: CircuitBreakerConfig,
+        config: Arc<CircuitBreakerConfig>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Randomness>,
         shared_feed: Option<Arc<Feed>>,
     ) -> Self {
-        let rules = Rules::new(Arc::new(config), random);
+        let rules = Rules::new(config, random);
         let word = AtomicU64::new(Word::of(&rules).bits());
         let guarded = Guarded { rules, since: clock.wall(), sequence: 0, transitions: Vec::new() };
         let inner = Inner {

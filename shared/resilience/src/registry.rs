@@ -5,7 +5,7 @@
 //! age: a breaker that somebody holds, that an operator holds, or that still waits for its probe is not given up, because its
 //! state would be lost.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ pub type ConfigMismatch = RegistryError;
 pub struct CircuitBreakerRegistryBuilder {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Randomness>,
-    defaults: CircuitBreakerConfig,
-    overrides: BTreeMap<String, CircuitBreakerConfig>,
+    defaults: Arc<CircuitBreakerConfig>,
+    overrides: HashMap<String, Arc<CircuitBreakerConfig>>,
     limit: usize,
     idle_after: Duration,
 }
@@ -53,13 +53,13 @@ pub struct CircuitBreakerRegistryBuilder {
 impl CircuitBreakerRegistryBuilder {
     /// The settings of every breaker that has none of its own.
     pub fn defaults(mut self, config: CircuitBreakerConfig) -> Self {
-        self.defaults = config;
+        self.defaults = Arc::new(config);
         self
     }
 
     /// The settings of the breaker of this name.
     pub fn override_for(mut self, name: &str, config: CircuitBreakerConfig) -> Self {
-        self.overrides.insert(name.to_owned(), config);
+        self.overrides.insert(name.to_owned(), Arc::new(config));
         self
     }
 
@@ -104,7 +104,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct CircuitBreakerRegistry {
     settings: CircuitBreakerRegistryBuilder,
-    breakers: RwLock<BTreeMap<String, Entry>>,
+    breakers: RwLock<HashMap<String, Entry>>,
     feed: Arc<Feed>,
 }
 
@@ -128,8 +128,8 @@ impl CircuitBreakerRegistry {
         CircuitBreakerRegistryBuilder {
             clock,
             random: Arc::new(SplitMix64::from_entropy()),
-            defaults: CircuitBreakerConfig::default(),
-            overrides: BTreeMap::new(),
+            defaults: Arc::default(),
+            overrides: HashMap::new(),
             limit: Self::DEFAULT_LIMIT,
             idle_after: Self::DEFAULT_IDLE_AFTER,
         }
@@ -146,7 +146,7 @@ impl CircuitBreakerRegistry {
             return Ok(breaker);
         }
         let config = self.settings.overrides.get(name).unwrap_or(&self.settings.defaults);
-        self.create(name, config)
+        self.create(name, Arc::clone(config))
     }
 
     /// The breaker of this name, made with `config` when there is none yet.
@@ -160,7 +160,7 @@ impl CircuitBreakerRegistry {
     ) -> Result<CircuitBreaker, RegistryError> {
         let breaker = match self.get(name) {
             Some(breaker) => breaker,
-            None => self.create(name, config)?,
+            None => self.create(name, Arc::new(config.clone()))?,
         };
         if *breaker.config() == *config {
             Ok(breaker)
@@ -176,7 +176,9 @@ impl CircuitBreakerRegistry {
 
     /// All breakers, by name.
     pub fn all(&self) -> Vec<CircuitBreaker> {
-        self.breakers.read().values().map(|entry| entry.breaker.clone()).collect()
+        let mut all: Vec<_> = self.handles();
+        all.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        all
     }
 
     /// How many breakers there are.
@@ -206,7 +208,7 @@ impl CircuitBreakerRegistry {
     /// Does for all breakers what time alone brings about: [`CircuitBreaker::tick`]. Says in how long there will be
     /// something to do again, as things stand.
     pub fn tick(&self) -> Option<Duration> {
-        self.all().iter().filter_map(CircuitBreaker::tick).min()
+        self.handles().iter().filter_map(CircuitBreaker::tick).min()
     }
 
     /// Sees the events of all breakers, those of later ones included, from now on.
@@ -214,7 +216,12 @@ impl CircuitBreakerRegistry {
         self.feed.watch()
     }
 
-    fn create(&self, name: &str, config: &CircuitBreakerConfig) -> Result<CircuitBreaker, RegistryError> {
+    /// All breakers, in no order.
+    fn handles(&self) -> Vec<CircuitBreaker> {
+        self.breakers.read().values().map(|entry| entry.breaker.clone()).collect()
+    }
+
+    fn create(&self, name: &str, config: Arc<CircuitBreakerConfig>) -> Result<CircuitBreaker, RegistryError> {
         let mut breakers = self.breakers.write();
         // Somebody may have made it since it was looked for.
         if let Some(entry) = breakers.get(name) {
@@ -227,7 +234,7 @@ impl CircuitBreakerRegistry {
         let CircuitBreakerRegistryBuilder { clock, random, .. } = &self.settings;
         let breaker = CircuitBreaker::with_feed(
             name,
-            config.clone(),
+            config,
             Arc::clone(clock),
             Arc::clone(random),
             Arc::clone(&self.feed),
@@ -237,7 +244,7 @@ impl CircuitBreakerRegistry {
         Ok(breaker)
     }
 
-    fn evict(&self, breakers: &mut BTreeMap<String, Entry>) -> usize {
+    fn evict(&self, breakers: &mut HashMap<String, Entry>) -> usize {
         let now = self.settings.clock.now();
         let before = breakers.len();
         breakers.retain(|_name, entry| {

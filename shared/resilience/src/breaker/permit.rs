@@ -144,9 +144,16 @@ impl<B: Borrow<CircuitBreaker>> Permit<B> {
 impl<B: Borrow<CircuitBreaker>> Drop for Permit<B> {
     #[inline]
     fn drop(&mut self) {
-        if self.settled {
-            return;
+        if !self.settled {
+            self.abandon();
         }
+    }
+}
+
+impl<B: Borrow<CircuitBreaker>> Permit<B> {
+    /// Out of line, so that the drop of a settled permit leaves no trace in its caller's code.
+    #[cold]
+    fn abandon(&self) {
         let outcome = |outcome| move |took| Settlement::Outcome { outcome, took, retry_after: None };
         if std::thread::panicking() {
             self.settle(None, outcome(Outcome::Failure));

@@ -273,7 +273,7 @@ impl Rules {
     #[inline]
     pub(super) fn settle(&mut self, now: impl Fn() -> Duration, admitted: Admitted, settlement: Settlement) {
         // Only a permit of this generation makes time pass; a late one changes nothing at all.
-        if admitted.state == State::HalfOpen && admitted.generation == self.generation {
+        if matches!(self.phase, Phase::HalfOpen { .. }) && admitted.generation == self.generation {
             self.catch_up(now());
         }
         if admitted.generation != self.generation {

@@ -54,8 +54,8 @@ impl Word {
     /// Whether a call is admitted without asking the rules.
     #[inline]
     pub(super) fn admits_at_once(self) -> bool {
-        // The three states that admit everything have the lowest codes.
-        self.0 & Self::STATE <= 2 && self.0 & Self::RAMPING == 0
+        // The three states that admit everything have the lowest codes, and a ramp's bit makes any code higher.
+        self.0 & (Self::STATE | Self::RAMPING) <= 2
     }
 
     #[inline]
