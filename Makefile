@@ -42,6 +42,13 @@ interop: ## Run the suite against real third-party tools (ARGS="--only grpcurl,d
 	cargo build --locked --workspace --bins
 	tests/interop/run $(ARGS)
 
+.PHONY: bench
+bench: ## Measure the circuit breaker beside other crates: times and instructions, into its README (some minutes)
+	tests/setup --for callgrind
+	cargo bench --locked --package resilience
+	cargo bench --locked --quiet --package resilience --bench breakers -- count
+	cargo bench --locked --quiet --package resilience --bench breakers -- table shared/resilience/README.md
+
 .PHONY: bench-load
 bench-load: ## Measure the suite under load, beside nginx (ARGS="--quick", "--only all-in-one", "--help")
 	tests/setup --for bench

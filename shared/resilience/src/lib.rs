@@ -15,6 +15,10 @@
 //! With the feature `tower`, breaker, bulkhead and retries are layers for any tower client.
 //!
 //! The crate knows no network protocol. Time comes from a [`Clock`] or from tokio's timer, so that tests can set it.
+//!
+//! The [`guide`] begins with a first call, says how to choose the settings, and compares the breaker with others.
+
+#![deny(missing_docs)]
 
 mod backoff;
 mod balance;
@@ -29,6 +33,9 @@ mod registry;
 mod retry_budget;
 #[cfg(feature = "tower")]
 pub mod tower;
+
+#[doc = include_str!("../README.md")]
+pub mod guide {}
 
 pub use backoff::{Backoff, Delays, Jitter, Randomness, RetryPolicy, SplitMix64};
 pub use balance::{

@@ -60,7 +60,7 @@ fn render() -> Made<String> {
         }
         table.push('\n');
     }
-    write!(table, "\n{} ; {} cores.\n", processor(), std::thread::available_parallelism()?)?;
+    write!(table, "\nMeasured on: {}, {} cores.\n", processor(), std::thread::available_parallelism()?)?;
     Ok(table)
 }
 
