@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use resilience::{CircuitBreakerRegistry, FallbackChain, FixedPool, RegistryError, RetryPolicy, Tier};
+use resilience::{CircuitBreakerRegistry, FallbackChain, RegistryError, Tier};
 use service_kit::config::Endpoint;
 
 use crate::backend::{Backend, Store, Target};
@@ -201,13 +201,10 @@ fn build_tier(
         Kind::Message => (Duration::ZERO, MESSAGE_RESERVE),
     };
     Ok(Tier {
-        name: Arc::from(name),
         timeout: timeouts.map(|timeouts| timeouts.total),
         first_item_timeout: timeouts.map(|timeouts| timeouts.first_token),
         minimum: timeouts.map_or(minimum, |timeouts| minimum.min(timeouts.total).min(timeouts.first_token)),
         reserve,
-        bulkhead: None,
-        retry: RetryPolicy::none(),
-        pool: Arc::new(FixedPool::new(backends)),
+        ..Tier::new(name, backends)
     })
 }

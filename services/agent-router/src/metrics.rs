@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use resilience::{Attempt, AttemptOutcome};
+use resilience::{Attempt, AttemptOutcome, ExtraCall};
 use service_kit::metrics::latency_histogram;
 
 pub use breakers::BreakerCollector;
@@ -103,6 +103,12 @@ struct AttemptLabels {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExtraLabels {
+    tier: Arc<str>,
+    kind: &'static str,
+}
+
 /// The metrics of the fallback chain.
 #[derive(Debug, Clone)]
 pub struct ChainMetrics {
@@ -112,6 +118,7 @@ pub struct ChainMetrics {
     attempts_per_request: Histogram,
     interrupted: Family<TierLabels, Counter>,
     malformed: Family<TierLabels, Counter>,
+    retries: Family<ExtraLabels, Counter>,
 }
 
 impl ChainMetrics {
@@ -124,6 +131,7 @@ impl ChainMetrics {
             attempts_per_request: Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]),
             interrupted: Family::default(),
             malformed: Family::default(),
+            retries: Family::default(),
         };
         for tier in tiers {
             let labels = TierLabels { tier: Arc::clone(&tier) };
@@ -131,6 +139,10 @@ impl ChainMetrics {
             drop(metrics.interrupted.get_or_create(&labels));
             drop(metrics.malformed.get_or_create(&labels));
             drop(metrics.duration.get_or_create(&labels));
+            for extra in ExtraCall::ALL {
+                let labels = ExtraLabels { tier: Arc::clone(&tier), kind: extra.as_str() };
+                drop(metrics.retries.get_or_create(&labels));
+            }
             for outcome in AttemptOutcome::ALL {
                 let labels = AttemptLabels { tier: Arc::clone(&tier), outcome: outcome.as_str() };
                 drop(metrics.attempts.get_or_create(&labels));
@@ -162,6 +174,11 @@ impl ChainMetrics {
             "Events of each tier's streams that made no sense and were passed over",
             metrics.malformed.clone(),
         );
+        registry.register(
+            "aip_retries",
+            "Calls to each tier that repeated one, after a wait or without, or were made beside a slow one",
+            metrics.retries.clone(),
+        );
         metrics
     }
 
@@ -173,8 +190,13 @@ impl ChainMetrics {
             let tier = Arc::clone(&attempt.tier);
             let labels = AttemptLabels { tier, outcome: attempt.outcome.as_str() };
             self.attempts.get_or_create(&labels).inc();
+            let is_call = !matches!(attempt.outcome, AttemptOutcome::Skipped(_));
+            if let Some(extra) = attempt.extra.filter(|_| is_call) {
+                let labels = ExtraLabels { tier: Arc::clone(&attempt.tier), kind: extra.as_str() };
+                self.retries.get_or_create(&labels).inc();
+            }
             let labels = TierLabels { tier: labels.tier };
-            if !matches!(attempt.outcome, AttemptOutcome::Skipped(_)) {
+            if is_call {
                 self.duration.get_or_create(&labels).observe(attempt.took.as_secs_f64());
             }
             if attempt.outcome == AttemptOutcome::Success {

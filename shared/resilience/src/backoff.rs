@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::breaker::InvalidConfig;
-use crate::classify::Verdict;
+use crate::classify::{Retry, Verdict};
 
 /// A source of random numbers. Not for secrets.
 pub trait Randomness: fmt::Debug + Send + Sync {
@@ -225,14 +225,35 @@ impl RetryPolicy {
     /// How long to wait before the next call, when `made` calls were made and the last ended with this verdict. `None`:
     /// no more calls.
     ///
-    /// A backend that wants to be left alone for longer than the backoff waits is obeyed, up to the backoff's cap; one
-    /// that wants more than that is not asked again.
+    /// A backend that wants to be left alone is obeyed, up to the backoff's cap; one that wants more than that is not asked
+    /// again.
     pub fn next_delay(&self, made: u32, verdict: &Verdict, randomness: &dyn Randomness) -> Option<Duration> {
-        let patience = verdict.retry_after.unwrap_or_default();
-        if !verdict.retry || made >= self.max_attempts() || patience > self.backoff.cap {
+        self.delay_within(made, verdict, self.backoff.cap, randomness)
+    }
+
+    /// The same, with a limit of its own for what a backend may ask for.
+    ///
+    /// The backoff comes on top of what the backend asks for: all who were told the same time would come back together.
+    pub fn delay_within(
+        &self,
+        made: u32,
+        verdict: &Verdict,
+        longest_rest: Duration,
+        randomness: &dyn Randomness,
+    ) -> Option<Duration> {
+        let calls = match verdict.retry {
+            Retry::Never => 1,
+            Retry::AtOnce | Retry::Once => self.max_attempts().min(2),
+            Retry::Backoff => self.max_attempts(),
+        };
+        let rest = verdict.retry_after.unwrap_or_default();
+        if made >= calls || rest > longest_rest {
             return None;
         }
-        Some(self.backoff.delay(made.saturating_sub(1), randomness).max(patience))
+        if verdict.retry == Retry::AtOnce && rest.is_zero() {
+            return Some(Duration::ZERO);
+        }
+        Some(rest.saturating_add(self.backoff.delay(made.saturating_sub(1), randomness)))
     }
 }
 
@@ -342,9 +363,20 @@ mod tests {
     fn a_backend_that_asks_for_patience_gets_it_up_to_the_cap() {
         let policy = RetryPolicy::new(3, backoff(Jitter::None)).unwrap();
         let wants = |wait| Verdict::overloaded(Some(wait)).retryable();
-        assert_eq!(policy.next_delay(1, &wants(ms(50)), &Always(0.0)), Some(ms(100)));
-        assert_eq!(policy.next_delay(1, &wants(ms(700)), &Always(0.0)), Some(ms(700)));
-        assert_eq!(policy.next_delay(1, &wants(ms(1000)), &Always(0.0)), Some(ms(1000)));
+        assert_eq!(policy.next_delay(1, &wants(ms(0)), &Always(0.0)), Some(ms(100)));
+        assert_eq!(policy.next_delay(1, &wants(ms(1000)), &Always(0.0)), Some(ms(1100)));
         assert_eq!(policy.next_delay(1, &wants(ms(1001)), &Always(0.0)), None);
+        assert_eq!(policy.delay_within(1, &wants(ms(1001)), ms(2000), &Always(0.0)), Some(ms(1101)));
+        assert_eq!(policy.delay_within(1, &wants(ms(50)), ms(49), &Always(0.0)), None);
+    }
+
+    #[test]
+    fn what_broke_on_the_way_is_asked_again_at_once_and_once() {
+        let policy = RetryPolicy::new(5, backoff(Jitter::None)).unwrap();
+        let next = |made, retry| policy.next_delay(made, &Verdict::FAILURE.retried(retry), &Always(0.0));
+        assert_eq!((next(1, Retry::AtOnce), next(2, Retry::AtOnce)), (Some(ms(0)), None));
+        assert_eq!((next(1, Retry::Once), next(2, Retry::Once)), (Some(ms(100)), None));
+        assert_eq!((next(4, Retry::Backoff), next(5, Retry::Backoff)), (Some(ms(800)), None));
+        assert_eq!(next(1, Retry::Never), None);
     }
 }

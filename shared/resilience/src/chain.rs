@@ -9,14 +9,16 @@
 //! is made: a timeout that a healthy backend could not have kept says nothing about the backend, and a few impatient
 //! clients must not take it away from everybody.
 //!
-//! A tier may bound the calls to it ([`Tier::bulkhead`]) and ask a backend again (*retry*, [`Tier::retry`]); by default
-//! it does neither. All retries of a chain draw on one [`RetryBudget`], so that trouble is not amplified, and happen
-//! within the time that the tier has anyway, so that they do not eat that of the others.
+//! A tier may bound the calls to it ([`Tier::bulkhead`]), ask a backend again (*retry*, [`Tier::retry`]), and make a second
+//! call beside a slow one (*hedge*, [`Tier::hedge`]); by default it does none of that. All extra calls of a chain draw on one
+//! [`RetryBudget`], so that trouble is not amplified, and happen within the time that the tier has anyway, so that they do
+//! not eat that of the others.
 //!
 //! A walk is a future and may be dropped at any await: what it holds then, permit, slot and place in line, is given back.
 
 mod attempt;
 mod guard;
+mod hedge;
 mod pool;
 mod rest;
 mod stats;
@@ -30,19 +32,19 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::backoff::{Randomness, SplitMix64};
-use crate::classify::{CallError, Next};
+use crate::classify::CallError;
 use crate::clock::SystemClock;
 use crate::deadline::Deadline;
 use crate::retry_budget::{RetryBudget, RetryBudgetConfig};
-use attempt::AttemptLog;
-pub use attempt::{Attempt, AttemptOutcome, SkipReason};
+pub use attempt::{Attempt, AttemptOutcome, ExtraCall, SkipReason};
 pub use guard::CallGuard;
+pub use hedge::Hedge;
 pub use pool::{FixedPool, Pool};
 pub use rest::Rest;
 pub use stats::{ChainStats, LatencyQuantiles, SkipCounts, TierStats};
 use stats::{Recorder, WalkGuard};
-pub use tier::{Backend, Tier, Walk};
-use walker::{Place, Step, Walker};
+pub use tier::{Backend, Capacity, Tier, Walk};
+use walker::Walker;
 
 /// An answer, and how it came about.
 #[derive(Debug)]
@@ -94,6 +96,7 @@ pub struct FallbackChain<B> {
     recorder: Recorder,
     budget: RetryBudget,
     randomness: Arc<dyn Randomness>,
+    longest_rest: Option<Duration>,
 }
 
 impl<B: Backend> FallbackChain<B> {
@@ -101,7 +104,7 @@ impl<B: Backend> FallbackChain<B> {
     pub fn new(tiers: Vec<Arc<Tier<B>>>) -> Self {
         let recorder = Recorder::new(tiers.iter().map(|tier| Arc::clone(&tier.name)));
         let budget = RetryBudget::new(RetryBudgetConfig::default(), Arc::new(SystemClock::new()));
-        Self { tiers, recorder, budget, randomness: Arc::new(SplitMix64::from_entropy()) }
+        Self { tiers, recorder, budget, randomness: Arc::new(SplitMix64::from_entropy()), longest_rest: None }
     }
 
     /// The same, with retries drawn from this budget. Chains that call the same backends do well to share one.
@@ -115,6 +118,14 @@ impl<B: Backend> FallbackChain<B> {
     #[must_use]
     pub fn with_randomness(mut self, randomness: Arc<dyn Randomness>) -> Self {
         self.randomness = randomness;
+        self
+    }
+
+    /// The same, waiting for a backend that has named a time (`Retry-After`) for at most so long; one that wants more is
+    /// not asked again. By default it is the cap of its tier's backoff.
+    #[must_use]
+    pub fn with_longest_rest(mut self, longest: Duration) -> Self {
+        self.longest_rest = Some(longest);
         self
     }
 
@@ -169,54 +180,10 @@ impl<B: Backend> FallbackChain<B> {
         Fut: Future<Output = Result<A, E>>,
     {
         let walk_guard = WalkGuard::new(&self.recorder);
-        let mut walker = Walker {
-            recorder: &self.recorder,
-            budget: &self.budget,
-            randomness: &*self.randomness,
-            log: AttemptLog::new(walk.started, std::mem::take(&mut walk.attempts)),
-            retry_after: None,
-        };
-        for (index, tier) in self.tiers.iter().enumerate() {
-            if let Some(why) = (walk.exclude)(tier) {
-                walker.exclude(index, tier, why);
-                continue;
-            }
-            for backend in &tier.pool.candidates(walk.affinity) {
-                let place = Place { index, tier, backend, streaming: walk.streaming };
-                if let Some(why) = (walk.skip_backend)(backend) {
-                    walker.skip(&place, 0, None, SkipReason::Request, why.to_owned());
-                    continue;
-                }
-                let allotted = walk.deadline.share(None, self.reserved_after(&walk, index));
-                match walker.visit(&place, allotted, &call).await {
-                    Step::Served(answer, guard) => {
-                        walk_guard.finish();
-                        return Ok(Served {
-                            answer,
-                            tier: index,
-                            attempts: walker.log.into_attempts(),
-                            guard: Some(guard),
-                        });
-                    }
-                    Step::Go(Next::Backend) => {}
-                    Step::Go(Next::Tier | Next::Stop) => break,
-                    Step::Stopped(error) => {
-                        self.recorder.unanswered();
-                        walk_guard.finish();
-                        return Err(ChainError::Stopped { error, attempts: walker.log.into_attempts() });
-                    }
-                }
-            }
-        }
-        self.recorder.unanswered();
+        let attempts = std::mem::take(&mut walk.attempts);
+        let ended = Walker::new(self, &walk, attempts).walk(&call).await;
         walk_guard.finish();
-        Err(walker.exhausted(walk.deadline))
-    }
-
-    /// What the tiers after this one want of the deadline.
-    fn reserved_after(&self, walk: &Walk<'_, B>, index: usize) -> Duration {
-        let later = self.tiers[index + 1..].iter().filter(|later| (walk.exclude)(later).is_none());
-        later.map(|later| later.reserve).sum()
+        ended
     }
 }
 

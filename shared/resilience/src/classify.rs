@@ -25,8 +25,8 @@ pub struct Verdict {
     pub outcome: AttemptOutcome,
     /// For the walk along a chain, when the same backend is not, or no longer, asked again.
     pub next: Next,
-    /// Whether the same backend may well answer when asked again. A retry policy decides whether it is.
-    pub retry: bool,
+    /// Whether, and how, the same backend may be asked again. A retry policy decides whether it is.
+    pub retry: Retry,
     /// How long the backend wants to be left alone, in its own words (`Retry-After`).
     pub retry_after: Option<Duration>,
 }
@@ -53,7 +53,7 @@ impl Verdict {
 
     /// A verdict that asks for no retry.
     pub const fn new(breaker: Outcome, outcome: AttemptOutcome, next: Next) -> Self {
-        Self { breaker, outcome, next, retry: false, retry_after: None }
+        Self { breaker, outcome, next, retry: Retry::Never, retry_after: None }
     }
 
     /// The backend has too much to do, and wants to be left alone for `retry_after`. Saturation is not death: the
@@ -62,9 +62,14 @@ impl Verdict {
         Self::new(Outcome::Ignored, AttemptOutcome::Overloaded, Next::Backend).with_retry_after(retry_after)
     }
 
-    /// The same, and the same backend may be asked again.
-    pub const fn retryable(mut self) -> Self {
-        self.retry = true;
+    /// The same, and the same backend may be asked again, each time after a longer wait.
+    pub const fn retryable(self) -> Self {
+        self.retried(Retry::Backoff)
+    }
+
+    /// The same, and the same backend may be asked again in this way.
+    pub const fn retried(mut self, retry: Retry) -> Self {
+        self.retry = retry;
         self
     }
 
@@ -82,6 +87,20 @@ impl From<Verdict> for CallReport {
     }
 }
 
+/// How the same backend may be asked again. Where it has named a time itself ([`Verdict::retry_after`]), that time comes in
+/// the place of any other wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Not at all: it would say the same, or has cost too much time already.
+    Never,
+    /// Once, and at once: what broke was on the way to the backend, and cost it nothing.
+    AtOnce,
+    /// Once, after a wait: it failed at its work, and may do so again for the same reason.
+    Once,
+    /// As often as the policy allows, each time after a longer wait: it had no room.
+    Backoff,
+}
+
 /// Where a walk goes after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -89,6 +108,9 @@ pub enum Next {
     Backend,
     /// To the next tier: this tier's other backends would say the same.
     Tier,
+    /// To the next tier that is known to take larger requests ([`Capacity`](crate::Capacity)), and nowhere when there is
+    /// none.
+    Larger,
     /// Nowhere: every tier would say the same.
     Stop,
 }
@@ -170,7 +192,7 @@ mod tests {
     fn an_error_that_knows_its_meaning_classifies_a_result() {
         let verdict = ByError.classify(&Err::<(), _>(Busy));
         assert_eq!((verdict.breaker, verdict.outcome), (Outcome::Ignored, AttemptOutcome::Overloaded));
-        assert_eq!((verdict.retry, verdict.retry_after), (false, Some(Duration::from_secs(2))));
+        assert_eq!((verdict.retry, verdict.retry_after), (Retry::Never, Some(Duration::from_secs(2))));
         assert_eq!(ByError.classify(&Ok::<_, Busy>(())), Verdict::SUCCESS);
     }
 

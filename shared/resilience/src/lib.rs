@@ -50,10 +50,10 @@ pub use breaker::{
 };
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{
-    Attempt, AttemptOutcome, Backend, CallGuard, ChainError, ChainStats, FallbackChain, FixedPool,
-    LatencyQuantiles, Pool, Rest, Served, SkipCounts, SkipReason, Tier, TierStats, Walk,
+    Attempt, AttemptOutcome, Backend, CallGuard, Capacity, ChainError, ChainStats, ExtraCall, FallbackChain,
+    FixedPool, Hedge, LatencyQuantiles, Pool, Rest, Served, SkipCounts, SkipReason, Tier, TierStats, Walk,
 };
-pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Verdict};
+pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Retry, Verdict};
 #[cfg(feature = "quanta")]
 pub use clock::FastClock;
 pub use clock::{Clock, ManualClock, SystemClock};

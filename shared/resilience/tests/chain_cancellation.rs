@@ -1,5 +1,6 @@
 //! In Rust a future can be dropped at any await. Thousands of walks, dropped at random ones, must leave nothing behind:
-//! no permit, no slot, no place in line; and what was counted must add up.
+//! no permit, no slot, no place in line; and what was counted must add up. The walks retry, wait for backends that rest, and
+//! hedge, so that up to two calls of one walk are dropped together.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use resilience::{
     Backend, Backoff, Bulkhead, BulkheadConfig, CallError, CallGuard, ChainError, CircuitBreaker,
-    CircuitBreakerConfig, Deadline, FallbackChain, RetryPolicy, Served, SplitMix64, State, SystemClock, Tier,
-    Verdict, Walk,
+    CircuitBreakerConfig, Deadline, FallbackChain, Hedge, Rest, Retry, RetryBudget, RetryBudgetConfig,
+    RetryPolicy, Served, SplitMix64, State, SystemClock, Tier, Verdict, Walk,
 };
 
 const fn ms(ms: u64) -> Duration {
@@ -28,6 +29,7 @@ struct Moody {
     breaker: CircuitBreaker,
     random: Arc<SplitMix64>,
     calls: AtomicU64,
+    rest: Rest,
 }
 
 impl Backend for Moody {
@@ -37,6 +39,10 @@ impl Backend for Moody {
 
     fn breaker(&self) -> Option<&CircuitBreaker> {
         Some(&self.breaker)
+    }
+
+    fn rest(&self) -> Option<&Rest> {
+        Some(&self.rest)
     }
 }
 
@@ -67,7 +73,8 @@ async fn call(backend: Arc<Moody>, _deadline: Deadline) -> Result<(), Mood> {
     }
     match random.next_u64() % 8 {
         0..=2 => Ok(()),
-        3 | 4 => Err(Mood(Verdict::TRANSIENT)),
+        3 => Err(Mood(Verdict::TRANSIENT)),
+        4 => Err(Mood(Verdict::FAILURE.retried(Retry::AtOnce))),
         5 => Err(Mood(Verdict::FAILURE)),
         6 => Err(Mood(Verdict::overloaded(Some(ms(5))).retryable())),
         _ => std::future::pending().await,
@@ -87,9 +94,15 @@ fn suite(seed: u64) -> Suite {
         CircuitBreakerConfig::consecutive_failures(3, ms(60)).unwrap().with_half_open_calls(2).unwrap();
     let backend = |name: String| {
         let breaker = CircuitBreaker::new(&name, breaker.clone(), clock.clone());
-        Arc::new(Moody { name, breaker, random: Arc::clone(&random), calls: AtomicU64::new(0) })
+        Arc::new(Moody {
+            name,
+            breaker,
+            random: Arc::clone(&random),
+            calls: AtomicU64::new(0),
+            rest: Rest::new(),
+        })
     };
-    let bulkheads: Vec<_> = (1..=2)
+    let bulkheads: Vec<_> = (2..=3)
         .map(|slots| Bulkhead::new(BulkheadConfig::new(slots).unwrap().with_queue(2, ms(30)).unwrap()))
         .collect();
     let tiers = bulkheads.iter().enumerate().map(|(index, bulkhead)| {
@@ -100,11 +113,18 @@ fn suite(seed: u64) -> Suite {
             minimum: ms(2),
             reserve: ms(10),
             bulkhead: Some(bulkhead.clone()),
+            hedge: Some(Hedge::after(ms(3)).unwrap()),
+            takes_hedges: true,
             retry: RetryPolicy::new(3, Backoff::exponential(ms(2), ms(10)).unwrap()).unwrap(),
             ..Tier::new(&format!("tier {index}"), backends)
         })
     });
-    let chain = FallbackChain::new(tiers.collect()).with_randomness(Arc::clone(&random) as Arc<_>);
+    let chain = FallbackChain::new(tiers.collect())
+        .with_randomness(Arc::clone(&random) as Arc<_>)
+        .with_retry_budget(RetryBudget::new(
+            RetryBudgetConfig::new(0.2, 20, Duration::from_secs(1)).unwrap(),
+            Arc::new(SystemClock::new()),
+        ));
     Suite { chain: Arc::new(chain), bulkheads, random }
 }
 
@@ -212,7 +232,8 @@ fn play(seed: u64, walks: u64) {
         let sum = |of: fn(&resilience::TierStats) -> u64| stats.tiers.iter().map(of).sum::<u64>();
         assert!(served > 0 && stats.unanswered > 0 && dropped > 0);
         assert!(sum(|tier| tier.retries) > 0 && sum(|tier| tier.skipped_by.bulkhead) > 0);
-        assert!(sum(|tier| tier.skipped_by.breaker) > 0);
+        assert!(sum(|tier| tier.skipped_by.breaker) > 0 && sum(|tier| tier.skipped_by.resting) > 0);
+        assert!(sum(|tier| tier.hedges) > 0 && sum(|tier| tier.retries_refused) > 0);
     });
 }
 

@@ -274,10 +274,13 @@ fn a_refusal_is_no_failure_and_asks_for_no_retry() {
     let rejected = CircuitBreakerError::<Said>::NotPermitted(rejection).verdict();
     assert_eq!(
         (rejected.breaker, rejected.retry, rejected.retry_after),
-        (Outcome::Ignored, false, Some(ms(700)))
+        (Outcome::Ignored, resilience::Retry::Never, Some(ms(700)))
     );
     let full = BulkheadError::<Said>::Full(BulkheadFull::Queue { slots: 1, waiting: 0 }).verdict();
-    assert_eq!((full.breaker, full.retry, full.retry_after), (Outcome::Ignored, false, None));
+    assert_eq!(
+        (full.breaker, full.retry, full.retry_after),
+        (Outcome::Ignored, resilience::Retry::Never, None)
+    );
     assert_eq!(CircuitBreakerError::Inner(Said(Ask::Fail)).verdict(), Verdict::TRANSIENT);
     assert_eq!(BulkheadError::Inner(Said(Ask::Refuse)).verdict(), Verdict::REJECTED);
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use aiplatform_proto::inference::v1 as inference;
 use aiplatform_proto::resilience::v1 as wire;
 use aiplatform_proto::time::{to_proto_duration, to_proto_timestamp};
-use resilience::{Attempt, AttemptOutcome, CircuitBreaker, LatencyQuantiles, SkipReason, State};
+use resilience::{Attempt, AttemptOutcome, CircuitBreaker, ExtraCall, LatencyQuantiles, SkipReason, State};
 
 use crate::answer::Origin;
 use crate::backend::{Backend, kind_of};
@@ -36,6 +36,7 @@ fn attempt(attempt: &Attempt) -> inference::Attempt {
         took: Some(to_proto_duration(attempt.took)),
         detail: attempt.detail.clone(),
         retry: attempt.retry,
+        hedged: attempt.extra == Some(ExtraCall::Hedge),
     }
 }
 
@@ -46,6 +47,7 @@ fn outcome(outcome: AttemptOutcome) -> inference::AttemptOutcome {
         AttemptOutcome::Timeout => inference::AttemptOutcome::Timeout,
         AttemptOutcome::Rejected => inference::AttemptOutcome::Rejected,
         AttemptOutcome::Overloaded => inference::AttemptOutcome::Overloaded,
+        AttemptOutcome::Cancelled => inference::AttemptOutcome::Cancelled,
         AttemptOutcome::Miss => inference::AttemptOutcome::CacheMiss,
         AttemptOutcome::Skipped(SkipReason::Breaker) => inference::AttemptOutcome::SkippedBreaker,
         AttemptOutcome::Skipped(SkipReason::Deadline) => inference::AttemptOutcome::SkippedDeadline,

@@ -22,19 +22,22 @@ pub enum AttemptOutcome {
     Overloaded,
     /// The backend is well and has no answer, like a cache without the entry.
     Miss,
+    /// It was given up, because another one that was made in parallel ended the walk.
+    Cancelled,
     /// It was not made.
     Skipped(SkipReason),
 }
 
 impl AttemptOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Success,
         Self::Failure,
         Self::Timeout,
         Self::Rejected,
         Self::Overloaded,
         Self::Miss,
+        Self::Cancelled,
         Self::Skipped(SkipReason::Breaker),
         Self::Skipped(SkipReason::Deadline),
         Self::Skipped(SkipReason::Request),
@@ -51,6 +54,7 @@ impl AttemptOutcome {
             Self::Rejected => "rejected",
             Self::Overloaded => "overloaded",
             Self::Miss => "miss",
+            Self::Cancelled => "cancelled",
             Self::Skipped(SkipReason::Breaker) => "skipped_breaker",
             Self::Skipped(SkipReason::Deadline) => "skipped_deadline",
             Self::Skipped(SkipReason::Request) => "skipped_request",
@@ -75,6 +79,34 @@ pub enum SkipReason {
     Resting,
 }
 
+/// Why a call was made that one turn for each backend does not explain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExtraCall {
+    /// A retry at once.
+    AtOnce,
+    /// A retry after a backoff.
+    Backoff,
+    /// A retry at the time that the backend had named.
+    RetryAfter,
+    /// A hedge: made in parallel to one that was slow.
+    Hedge,
+}
+
+impl ExtraCall {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::AtOnce, Self::Backoff, Self::RetryAfter, Self::Hedge];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at_once",
+            Self::Backoff => "backoff",
+            Self::RetryAfter => "retry_after",
+            Self::Hedge => "hedge",
+        }
+    }
+}
+
 /// One attempt at an answer, or the reason for making none. A retry is an attempt of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -86,8 +118,10 @@ pub struct Attempt {
     pub outcome: AttemptOutcome,
     /// The state of the breaker when the attempt was made or rejected. `None` where no breaker was asked.
     pub breaker_state: Option<State>,
-    /// Its number among the calls to this backend in a row: 0 for the first, 1 for the first retry.
+    /// Its number among the walk's calls to this backend: 0 for the first, 1 for the first retry.
     pub retry: u32,
+    /// Why it was made, where the walk alone does not explain it.
+    pub extra: Option<ExtraCall>,
     /// When it began, counted from the arrival of the request.
     pub started_after: Duration,
     /// How long it took. For a stream: to its first content.
@@ -132,6 +166,7 @@ impl AttemptLog {
         backend: &str,
         breaker_state: Option<State>,
         retry: u32,
+        extra: Option<ExtraCall>,
     ) -> Begun {
         let at = Instant::now();
         let attempt = Attempt {
@@ -140,6 +175,7 @@ impl AttemptLog {
             outcome: AttemptOutcome::Success,
             breaker_state,
             retry,
+            extra,
             started_after: at.saturating_duration_since(self.started),
             took: Duration::ZERO,
             detail: String::new(),

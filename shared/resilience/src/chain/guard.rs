@@ -96,6 +96,7 @@ fn is_overload(verdict: &Verdict) -> bool {
         | AttemptOutcome::Failure
         | AttemptOutcome::Rejected
         | AttemptOutcome::Miss
+        | AttemptOutcome::Cancelled
         | AttemptOutcome::Skipped(_) => false,
     }
 }

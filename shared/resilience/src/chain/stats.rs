@@ -49,7 +49,9 @@ pub struct TierStats {
     pub skipped_by: SkipCounts,
     /// Calls among the attempts that asked a backend again which had just failed.
     pub retries: u64,
-    /// Retries that were not made because the chain's budget was spent.
+    /// Calls among the attempts that were made in parallel to one that was slow.
+    pub hedges: u64,
+    /// Retries, failovers and hedges that were not made because the chain's budget was spent.
     pub retries_refused: u64,
     /// The times of successful calls. `None` before the first.
     pub latency: Option<LatencyQuantiles>,
@@ -104,6 +106,7 @@ struct TierRecorder {
     skipped_bulkhead: AtomicU64,
     skipped_resting: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
     retries_refused: AtomicU64,
     /// In microseconds. `None` only if a histogram cannot be made.
     latency: Option<Mutex<Histogram<u64>>>,
@@ -131,6 +134,7 @@ impl Recorder {
                 skipped_bulkhead: AtomicU64::new(0),
                 skipped_resting: AtomicU64::new(0),
                 retries: AtomicU64::new(0),
+                hedges: AtomicU64::new(0),
                 retries_refused: AtomicU64::new(0),
                 latency: Histogram::new_with_bounds(1, LONGEST_MICROS, 2).ok().map(Mutex::new),
             })
@@ -174,6 +178,10 @@ impl Recorder {
 
     pub(super) fn retried(&self, tier: usize) {
         self.tiers[tier].retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn hedged(&self, tier: usize) {
+        self.tiers[tier].hedges.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn retry_refused(&self, tier: usize) {
@@ -221,6 +229,7 @@ impl TierRecorder {
             skipped: skipped_by.total(),
             skipped_by,
             retries: read(&self.retries),
+            hedges: read(&self.hedges),
             retries_refused: read(&self.retries_refused),
             latency,
         }

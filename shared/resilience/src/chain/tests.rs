@@ -1,4 +1,6 @@
 mod bulkhead;
+mod capacity;
+mod hedge;
 mod pool;
 mod retry;
 mod stream;
@@ -10,7 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{CallError, CircuitBreaker, CircuitBreakerConfig, ManualClock, Outcome, State, Verdict};
+use crate::{
+    CallError, CircuitBreaker, CircuitBreakerConfig, ManualClock, Next, Outcome, Retry, State, Verdict,
+};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -26,6 +30,10 @@ enum Script {
     Hang,
     /// Fails in passing this often, then answers.
     Flaky(u32),
+    /// Fails in a way that may be asked about again like this.
+    Failing(Retry),
+    /// Finds the request too large.
+    TooLarge,
     /// Is overloaded, and wants to be left alone for so many milliseconds.
     Busy(u64),
     /// Answers after so many milliseconds.
@@ -65,6 +73,8 @@ impl CallError for Failed {
             Script::Refuse => Verdict::REJECTED,
             Script::Miss => Verdict::new(Outcome::Success, AttemptOutcome::Miss, Next::Tier),
             Script::Flaky(_) => Verdict::TRANSIENT,
+            Script::Failing(retry) => Verdict::FAILURE.retried(retry),
+            Script::TooLarge => Verdict::new(Outcome::Ignored, AttemptOutcome::Rejected, Next::Larger),
             Script::Busy(wait) => Verdict::overloaded(Some(ms(wait))).retryable(),
             Script::Answer | Script::Fail | Script::Hang | Script::Slow(_) => Verdict::FAILURE,
         }
@@ -81,9 +91,13 @@ async fn play(backend: Arc<Scripted>, _deadline: Deadline) -> Result<&'static st
             tokio::time::sleep(ms(wait)).await;
             Ok(backend.name)
         }
-        Script::Fail | Script::Refuse | Script::Miss | Script::Flaky(_) | Script::Busy(_) => {
-            Err(Failed(backend.script))
-        }
+        Script::Fail
+        | Script::Refuse
+        | Script::Miss
+        | Script::Flaky(_)
+        | Script::Failing(_)
+        | Script::TooLarge
+        | Script::Busy(_) => Err(Failed(backend.script)),
     }
 }
 

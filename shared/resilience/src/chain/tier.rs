@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
+use super::hedge::Hedge;
 use super::pool::{FixedPool, Pool};
 use super::rest::Rest;
 use crate::backoff::RetryPolicy;
@@ -47,15 +48,24 @@ pub struct Tier<B> {
     /// Bounds the calls to all its backends together. A call waits for its slot before its time begins to run. `None`:
     /// nothing bounds them. Chains that share the tier share the bulkhead.
     pub bulkhead: Option<Bulkhead>,
-    /// How often, and after which waits, a backend is asked again that says it may be.
+    /// How often, and after which waits, a backend is asked again that says it may be, once the others have had their turn.
     pub retry: RetryPolicy,
+    /// The most calls that one walk makes here, to all backends together.
+    pub max_calls: u32,
+    /// After which time a second call is made in parallel to a slow one: to another backend, else to the next tier that
+    /// takes hedges. `None`: never.
+    pub hedge: Option<Hedge>,
+    /// Whether another tier's slow calls may be hedged here. Not where an answer is only better than none.
+    pub takes_hedges: bool,
+    /// How large a request it takes.
+    pub capacity: Capacity,
     /// Its backends.
     pub pool: Arc<dyn Pool<B>>,
 }
 
 impl<B: Backend> Tier<B> {
     /// A tier of these backends, tried in this order, that the deadline alone limits: no timeouts, no minimum, no
-    /// reserve, no bulkhead, no retries.
+    /// reserve, no bulkhead, no retries, no hedges.
     pub fn new(name: &str, backends: Vec<Arc<B>>) -> Self {
         Self::of_pool(name, Arc::new(FixedPool::new(backends)))
     }
@@ -70,6 +80,10 @@ impl<B: Backend> Tier<B> {
             reserve: Duration::ZERO,
             bulkhead: None,
             retry: RetryPolicy::none(),
+            max_calls: u32::MAX,
+            hedge: None,
+            takes_hedges: false,
+            capacity: Capacity::Any,
             pool,
         }
     }
@@ -82,6 +96,26 @@ impl<B: Backend> Tier<B> {
     /// The limit of one visit to a backend.
     pub(super) fn limit(&self, streaming: bool) -> Option<Duration> {
         if streaming { self.first_item_timeout } else { self.timeout }
+    }
+}
+
+/// How large a request a tier takes, in a unit of the caller's choice, such as tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Capacity {
+    /// It does not look at the request's size.
+    #[default]
+    Any,
+    /// Nobody has said.
+    Unknown,
+    /// So much.
+    UpTo(u64),
+}
+
+impl Capacity {
+    /// Whether it is known to be larger. What nobody has said is not: a server may cut a request that is too large for it
+    /// down to its size without a word, and answer a question that nobody asked.
+    pub fn exceeds(self, other: Self) -> bool {
+        matches!((self, other), (Self::UpTo(this), Self::UpTo(other)) if this > other)
     }
 }
 

@@ -1,136 +1,166 @@
-//! One walk along a chain, step by step.
+//! One walk along a chain, tier by tier.
 //!
-//! A call needs a slot of its tier's bulkhead and a permit of its backend's breaker, and asks for them in that order:
-//! waiting in line must neither hold a probe back from others nor count as the backend's slowness. Only where the line
-//! would have to be joined is an open breaker asked first, so that nobody waits for a backend that is not called.
-//!
-//! A retry asks for both anew, after its wait: what is asleep is no load. It is made only where the backend says that it
-//! may be asked again, its breaker is not open, what is left of the time is worth a call, and the budget grants it, in
-//! that order, so that nothing is spent in vain.
+//! Each tier has a line of backends. The first in line has its turn ([`call`]); when it fails and may be asked again, it goes
+//! to the end of the line ([`retry`]), so that another backend is always asked before the same one. While a call is slow, the
+//! next in line may have its turn early ([`hedge`]). What a failure means for the line is decided here, in
+//! [`Walker::judge`], however the call came about.
+
+mod call;
+mod hedge;
+mod line;
+mod retry;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::{AttemptLog, AttemptOutcome, Begun, SkipReason};
+use super::attempt::{AttemptLog, AttemptOutcome, SkipReason};
 use super::guard::CallGuard;
-use super::stats::Recorder;
-use super::tier::{Backend, Tier};
-use super::{Attempt, ChainError};
-use crate::backoff::Randomness;
-use crate::breaker::{CallNotPermitted, CircuitBreaker, Permit, State};
-use crate::bulkhead::{BulkheadFull, BulkheadPermit};
+use super::tier::{Backend, Capacity, Tier, Walk};
+use super::{Attempt, ChainError, FallbackChain, Served};
+use crate::breaker::State;
 use crate::classify::{CallError, Next, Verdict};
 use crate::deadline::Deadline;
-use crate::retry_budget::RetryBudget;
+use call::{Call, Failed};
+use line::{Line, Turn};
 
-/// Where a visit to a backend leads.
-pub(super) enum Step<A, E> {
-    Served(A, CallGuard),
-    Go(Next),
+/// What ends a walk.
+enum End<A, E> {
+    Served { answer: A, tier: usize, guard: CallGuard },
     Stopped(E),
 }
 
-/// A backend to visit.
-pub(super) struct Place<'a, B> {
-    pub(super) index: usize,
-    pub(super) tier: &'a Tier<B>,
-    pub(super) backend: &'a Arc<B>,
-    pub(super) streaming: bool,
-}
-
 /// One walk under way.
-pub(super) struct Walker<'a> {
-    pub(super) recorder: &'a Recorder,
-    pub(super) budget: &'a RetryBudget,
-    pub(super) randomness: &'a dyn Randomness,
-    pub(super) log: AttemptLog,
-    pub(super) retry_after: Option<Duration>,
+pub(super) struct Walker<'a, B> {
+    chain: &'a FallbackChain<B>,
+    walk: &'a Walk<'a, B>,
+    log: AttemptLog,
+    /// The soonest time at which a backend that could not answer wants to be asked again.
+    retry_after: Option<Duration>,
+    /// The lines of the tiers that were entered, or hedged to.
+    lines: Vec<Option<Line<B>>>,
+    /// What the request was too large for.
+    outgrown: Option<Capacity>,
 }
 
-impl Walker<'_> {
-    /// Passes a whole tier over because of the request.
-    pub(super) fn exclude<B>(&mut self, index: usize, tier: &Tier<B>, why: &str) {
-        self.recorder.skipped(index, SkipReason::Request);
-        let begun = self.log.begin(&tier.name, "", None, 0);
-        self.log.skip(begun, SkipReason::Request, why.to_owned());
+impl<'a, B: Backend> Walker<'a, B> {
+    /// A walk that has not begun. `attempts` are those of an earlier walk.
+    pub(super) fn new(chain: &'a FallbackChain<B>, walk: &'a Walk<'a, B>, attempts: Vec<Attempt>) -> Self {
+        let lines = chain.tiers.iter().map(|_| None).collect();
+        let log = AttemptLog::new(walk.started, attempts);
+        Self { chain, walk, log, retry_after: None, lines, outgrown: None }
     }
 
-    /// Calls a backend, again where that is wanted and allowed. `allotted` is what this and earlier steps leave to later
-    /// ones; the tier's own limit runs from the first call.
-    pub(super) async fn visit<B, A, E, F, Fut>(
-        &mut self,
-        place: &Place<'_, B>,
-        allotted: Deadline,
-        call: &F,
-    ) -> Step<A, E>
+    /// Walks until a backend answers, or none is left to ask.
+    pub(super) async fn walk<A, E, F, Fut>(mut self, call: &F) -> Result<Served<A>, ChainError<E>>
     where
-        B: Backend,
         E: CallError,
         F: Fn(Arc<B>, Deadline) -> Fut,
         Fut: Future<Output = Result<A, E>>,
     {
-        let limit = place.tier.limit(place.streaming);
-        let mut deadline = None;
-        let mut retry = 0;
-        loop {
-            if let Some(next) = self.too_late(place, retry, deadline.unwrap_or(allotted.within(limit))) {
-                return Step::Go(next);
+        for index in 0..self.chain.tiers.len() {
+            if let Some(why) = self.ruled_out(index) {
+                self.skip_tier(index, why);
+                continue;
             }
-            if let Some(next) = self.resting(place, retry) {
-                return Step::Go(next);
-            }
-            let slot = match self.slot(place, retry, deadline.unwrap_or(allotted)).await {
-                Ok(slot) => slot,
-                Err(next) => return Step::Go(next),
-            };
-            let deadline = *deadline.get_or_insert_with(|| allotted.within(limit));
-            let permit = match place.backend.breaker().map(CircuitBreaker::acquire).transpose() {
-                Ok(permit) => permit,
-                Err(rejection) => return Step::Go(self.rejected(place, retry, rejection)),
-            };
-            if retry > 0 {
-                self.recorder.retried(place.index);
-            }
-            let begun = self.begin(place, retry, permit.as_ref().map(Permit::state));
-            let mut guard = CallGuard::new(permit, slot, self.budget.clone());
-            let left = deadline.remaining();
-            let timed =
-                tokio::time::timeout_at(deadline.instant(), call(Arc::clone(place.backend), deadline)).await;
-            let (verdict, detail, error) = match timed {
-                Ok(Ok(answer)) => {
-                    let took = self.log.succeed(begun);
-                    self.recorder.served(place.index, took);
-                    guard.begun(place.streaming);
-                    return Step::Served(answer, guard);
+            while let Some(turn) = self.next_turn(index).await {
+                match self.visit(index, turn, call).await {
+                    None => {}
+                    Some(End::Served { answer, tier, guard }) => {
+                        let attempts = self.log.into_attempts();
+                        return Ok(Served { answer, tier, attempts, guard: Some(guard) });
+                    }
+                    Some(End::Stopped(error)) => {
+                        self.chain.recorder.unanswered();
+                        return Err(ChainError::Stopped { error, attempts: self.log.into_attempts() });
+                    }
                 }
-                Ok(Err(error)) => (error.verdict(), error.to_string(), Some(error)),
-                Err(_elapsed) => {
-                    let what = if place.streaming { "first content" } else { "answer" };
-                    let hurried = left < limit.unwrap_or_default() / 2;
-                    let verdict = if hurried && retry == 0 { Verdict::HURRIED } else { Verdict::TIMEOUT };
-                    (verdict, format!("no {what} within {left:.1?}"), None)
-                }
-            };
-            guard.settle(verdict);
-            let cause = error.as_ref().map_or_else(|| detail.clone(), CallError::cause);
-            self.ended(place, begun, &verdict, detail, cause);
-            let Some(delay) = self.retry_in(place, retry + 1, &verdict, deadline) else {
-                return match (verdict.next, error) {
-                    (Next::Stop, Some(error)) => Step::Stopped(error),
-                    (next, _) => Step::Go(next),
-                };
-            };
-            drop(error);
-            tokio::time::sleep(delay).await;
-            retry += 1;
+            }
+        }
+        self.chain.recorder.unanswered();
+        Err(self.exhausted())
+    }
+
+    /// Lets a backend have its turn.
+    async fn visit<A, E, F, Fut>(&mut self, index: usize, turn: Turn<B>, call: &F) -> Option<End<A, E>>
+    where
+        E: CallError,
+        F: Fn(Arc<B>, Deadline) -> Fut,
+        Fut: Future<Output = Result<A, E>>,
+    {
+        let (made, guard) = self.admit(index, turn).await?;
+        if let Some(delay) = self.hedge_delay(&made) {
+            return self.hedged(made, guard, delay, call).await;
+        }
+        let (guard, result) = call::make(made.backend(), made.deadline(), guard, call).await;
+        self.judge(made, guard, result)
+    }
+
+    /// A call has ended: records it, and decides what it means for the walk.
+    fn judge<A, E: CallError>(
+        &mut self,
+        call: Call<B>,
+        mut guard: CallGuard,
+        result: Result<A, Failed<E>>,
+    ) -> Option<End<A, E>> {
+        let (recorder, streaming) = (&self.chain.recorder, self.walk.streaming);
+        let tier = call.index();
+        let failed = match result {
+            Ok(answer) => {
+                let took = self.log.succeed(call.into_begun());
+                recorder.served(tier, took);
+                self.observe(tier, took);
+                guard.begun(streaming);
+                return Some(End::Served { answer, tier, guard });
+            }
+            Err(failed) => failed,
+        };
+        let verdict = failed.verdict(&call);
+        guard.settle(verdict);
+        let (detail, cause) = failed.words(&call, streaming);
+        self.wants_rest(verdict.retry_after);
+        if let (Some(rest), Some(wait)) = (call.backend().rest(), verdict.retry_after) {
+            rest.begin(wait);
+        }
+        let stops = self.stops(tier, &verdict);
+        match verdict.next {
+            Next::Backend => self.line_up_again(&call, &verdict),
+            Next::Tier | Next::Stop => self.leave(tier),
+            Next::Larger => {
+                self.outgrown = Some(self.tier(tier).capacity);
+                self.leave(tier);
+            }
+        }
+        let took = self.log.end(call.into_begun(), verdict.outcome, detail, cause);
+        self.chain.recorder.ended(tier, verdict.outcome);
+        if verdict.outcome == AttemptOutcome::Timeout {
+            self.observe(tier, took);
+        }
+        match failed {
+            Failed::Error(error) if stops => Some(End::Stopped(error)),
+            Failed::Error(_) | Failed::Late => None,
+        }
+    }
+
+    /// Whether nobody else is asked after a call at this tier that ended so.
+    fn stops(&self, tier: usize, verdict: &Verdict) -> bool {
+        match verdict.next {
+            Next::Stop => true,
+            Next::Backend | Next::Tier => false,
+            Next::Larger => {
+                let known = self.tier(tier).capacity;
+                !(tier + 1..self.chain.tiers.len()).any(|later| {
+                    let later = self.tier(later);
+                    (self.walk.exclude)(later).is_none() && later.capacity.exceeds(known)
+                })
+            }
         }
     }
 
     /// The end of a walk that no tier answered.
-    pub(super) fn exhausted<E>(self, deadline: Deadline) -> ChainError<E> {
+    fn exhausted<E>(self) -> ChainError<E> {
         let out_of_time = |last: &Attempt| last.outcome == AttemptOutcome::Skipped(SkipReason::Deadline);
-        let late = self.log.last().is_some_and(out_of_time) || deadline.has_passed();
+        let late = self.log.last().is_some_and(out_of_time) || self.walk.deadline.has_passed();
         let attempts = self.log.into_attempts();
         if late {
             return ChainError::DeadlineExceeded { attempts };
@@ -138,127 +168,69 @@ impl Walker<'_> {
         ChainError::Exhausted { attempts, retry_after: self.retry_after }
     }
 
-    fn too_late<B: Backend>(&mut self, place: &Place<'_, B>, retry: u32, deadline: Deadline) -> Option<Next> {
-        let (left, minimum) = (deadline.remaining(), place.tier.minimum);
-        if !left.is_zero() && left >= minimum {
-            return None;
-        }
-        let detail = format!("{left:.0?} left, {minimum:.0?} needed");
-        self.skip(place, retry, None, SkipReason::Deadline, detail);
-        Some(Next::Tier)
+    fn tier(&self, index: usize) -> &'a Tier<B> {
+        &self.chain.tiers[index]
     }
 
-    fn resting<B: Backend>(&mut self, place: &Place<'_, B>, retry: u32) -> Option<Next> {
-        let left = place.backend.rest()?.left()?;
-        self.wants_rest(Some(left));
-        self.skip(
-            place,
-            retry,
-            None,
-            SkipReason::Resting,
-            format!("asked to be left alone for {left:.1?} more"),
-        );
-        Some(Next::Backend)
-    }
-
-    /// Waits for a slot of the tier's bulkhead, for as long as a call is worth making after it.
-    async fn slot<B: Backend>(
-        &mut self,
-        place: &Place<'_, B>,
-        retry: u32,
-        deadline: Deadline,
-    ) -> Result<Option<BulkheadPermit>, Next> {
-        let Some(bulkhead) = &place.tier.bulkhead else {
-            return Ok(None);
-        };
-        if let Some(slot) = bulkhead.try_acquire() {
-            return Ok(Some(slot));
-        }
-        let doubtful = |state| matches!(state, State::Open | State::ForcedOpen | State::HalfOpen);
-        if let Some(breaker) = place.backend.breaker().filter(|breaker| doubtful(breaker.state())) {
-            // A permit is given back at once: the call asks again when it has its slot.
-            breaker.acquire().map(drop).map_err(|rejection| self.rejected(place, retry, rejection))?;
-        }
-        let latest = deadline.before(place.tier.minimum);
-        bulkhead.acquire_before(latest).await.map(Some).map_err(|full: BulkheadFull| {
-            self.skip(place, retry, None, SkipReason::Bulkhead, full.to_string());
-            // The other backends of the tier are behind the same bulkhead.
-            Next::Tier
+    /// Why the request passes a tier over, if it does.
+    fn ruled_out(&self, index: usize) -> Option<&'static str> {
+        let tier = self.tier(index);
+        (self.walk.exclude)(tier).or_else(|| {
+            let outgrown = self.outgrown?;
+            let sized = tier.capacity != Capacity::Any;
+            (sized && !tier.capacity.exceeds(outgrown))
+                .then_some("it is not known to take a larger request than the tier that refused this one")
         })
     }
 
-    fn rejected<B: Backend>(
-        &mut self,
-        place: &Place<'_, B>,
-        retry: u32,
-        rejection: CallNotPermitted,
-    ) -> Next {
-        let detail = match rejection.retry_after {
-            Some(wait) => format!("{rejection}, next probe in {wait:.1?}"),
-            None => format!("{rejection}, all its probes are out"),
-        };
-        self.wants_rest(rejection.retry_after);
-        self.skip(place, retry, Some(rejection.state), SkipReason::Breaker, detail);
-        Next::Backend
+    /// The line of a tier.
+    fn line(&mut self, index: usize) -> &mut Line<B> {
+        let (chain, walk) = (self.chain, self.walk);
+        self.lines[index].get_or_insert_with(|| Line::new(chain.tiers[index].pool.candidates(walk.affinity)))
+    }
+
+    /// Nobody else in the line of a tier has a turn.
+    fn leave(&mut self, index: usize) {
+        self.line(index).clear();
+    }
+
+    /// What this and earlier tiers leave to later ones.
+    fn allotted(&self, index: usize) -> Deadline {
+        let later = self.chain.tiers[index + 1..].iter();
+        let later = later.filter(|later| (self.walk.exclude)(later).is_none());
+        self.walk.deadline.share(None, later.map(|later| later.reserve).sum())
+    }
+
+    /// Tells a tier's hedge how long a call took, or what it is known to have taken at least.
+    fn observe(&self, tier: usize, took: Duration) {
+        if let Some(hedge) = &self.tier(tier).hedge {
+            hedge.observe(self.walk.streaming, took);
+        }
     }
 
     fn wants_rest(&mut self, retry_after: Option<Duration>) {
         self.retry_after = self.retry_after.into_iter().chain(retry_after).min();
     }
 
-    fn begin<B: Backend>(&self, place: &Place<'_, B>, retry: u32, state: Option<State>) -> Begun {
-        self.log.begin(&place.tier.name, place.backend.name(), state, retry)
+    /// Passes a whole tier over because of the request.
+    fn skip_tier(&mut self, index: usize, why: &str) {
+        self.chain.recorder.skipped(index, SkipReason::Request);
+        let begun = self.log.begin(&self.tier(index).name, "", None, 0, None);
+        self.log.skip(begun, SkipReason::Request, why.to_owned());
     }
 
-    fn ended<B: Backend>(
+    /// Passes a backend over.
+    fn skip(
         &mut self,
-        place: &Place<'_, B>,
-        begun: Begun,
-        verdict: &Verdict,
-        detail: String,
-        cause: String,
-    ) {
-        self.log.end(begun, verdict.outcome, detail, cause);
-        self.recorder.ended(place.index, verdict.outcome);
-        self.wants_rest(verdict.retry_after);
-        if let (Some(rest), Some(wait)) = (place.backend.rest(), verdict.retry_after) {
-            rest.begin(wait);
-        }
-    }
-
-    pub(super) fn skip<B: Backend>(
-        &mut self,
-        place: &Place<'_, B>,
-        retry: u32,
+        index: usize,
+        turn: &Turn<B>,
         state: Option<State>,
         reason: SkipReason,
         detail: String,
     ) {
-        self.recorder.skipped(place.index, reason);
-        let begun = self.begin(place, retry, state);
+        self.chain.recorder.skipped(index, reason);
+        let tier = self.tier(index);
+        let begun = self.log.begin(&tier.name, turn.backend.name(), state, turn.retry, turn.extra());
         self.log.skip(begun, reason, detail);
-    }
-
-    /// How long to wait before the same backend is asked again, if it is.
-    fn retry_in<B: Backend>(
-        &self,
-        place: &Place<'_, B>,
-        made: u32,
-        verdict: &Verdict,
-        deadline: Deadline,
-    ) -> Option<Duration> {
-        let delay = place.tier.retry.next_delay(made, verdict, self.randomness)?;
-        let left = deadline.remaining();
-        let worth_it = delay.saturating_add(place.tier.minimum) < left;
-        let refuses = |breaker: &CircuitBreaker| matches!(breaker.state(), State::Open | State::ForcedOpen);
-        let open = place.backend.breaker().is_some_and(refuses);
-        if open || !worth_it {
-            return None;
-        }
-        if !self.budget.withdraw() {
-            self.recorder.retry_refused(place.index);
-            return None;
-        }
-        Some(delay)
     }
 }

@@ -51,19 +51,89 @@ async fn by_default_nothing_is_asked_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_its_attempts_are_used_up_the_next_backend_has_its_turn() {
+async fn another_backend_is_asked_before_the_same_one_again() {
     let backends = vec![guarded("a", Script::Flaky(9), 9), guarded("b", Script::Flaky(1), 9)];
-    let chain = FallbackChain::new(vec![retrying("one", 2, backends)]);
+    let chain = FallbackChain::new(vec![retrying("one", 4, backends)]);
     let served = chain.run(walk(ms(60_000)), play).await.unwrap();
     assert_eq!(
         retries(&served.attempts),
         [
             ("a", AttemptOutcome::Failure, 0, 0),
+            ("b", AttemptOutcome::Failure, 0, 0),
             ("a", AttemptOutcome::Failure, 1, 100),
-            ("b", AttemptOutcome::Failure, 0, 100),
             ("b", AttemptOutcome::Success, 1, 200),
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_is_asked_no_more_often_than_it_may_be() {
+    let backends: Vec<_> = ["a", "b", "c"].map(|name| guarded(name, Script::Flaky(9), 9)).to_vec();
+    let one = Tier { max_calls: 2, retry: policy(9), ..Tier::new("one", backends) };
+    let chain = FallbackChain::new(vec![Arc::new(one), tier("two", vec![backend("d", Script::Answer)])]);
+    let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+    let failure = AttemptOutcome::Failure;
+    assert_eq!(outcomes(&served.attempts), [("a", failure), ("b", failure), ("d", AttemptOutcome::Success)]);
+}
+
+/// The walk of a tier that fails in this way and has other backends, or none.
+async fn failing(retry: Retry, others: Vec<Arc<Scripted>>) -> Vec<(String, Option<ExtraCall>, u128)> {
+    let backends = [vec![guarded("a", Script::Failing(retry), 9)], others].concat();
+    let next = tier("two", vec![backend("next", Script::Answer)]);
+    let chain = FallbackChain::new(vec![retrying("one", 5, backends), next]);
+    let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+    let one =
+        |attempt: Attempt| (attempt.backend.to_string(), attempt.extra, attempt.started_after.as_millis());
+    served.attempts.into_iter().map(one).collect()
+}
+
+fn told(expected: &[(&str, Option<ExtraCall>, u128)]) -> Vec<(String, Option<ExtraCall>, u128)> {
+    expected.iter().map(|(name, extra, at)| ((*name).to_owned(), *extra, *at)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_broke_on_the_way_is_asked_again_at_once_and_once_and_elsewhere_where_there_is_an_elsewhere() {
+    let again = Some(ExtraCall::AtOnce);
+    let alone = failing(Retry::AtOnce, vec![]).await;
+    assert_eq!(alone, told(&[("a", None, 0), ("a", again, 0), ("next", None, 0)]));
+    let other = guarded("b", Script::Failing(Retry::AtOnce), 9);
+    let with_other = failing(Retry::AtOnce, vec![other]).await;
+    assert_eq!(with_other, told(&[("a", None, 0), ("b", None, 0), ("next", None, 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_at_its_work_is_asked_again_once_after_a_wait() {
+    let again = Some(ExtraCall::Backoff);
+    let alone = failing(Retry::Once, vec![]).await;
+    assert_eq!(alone, told(&[("a", None, 0), ("a", again, 100), ("next", None, 100)]));
+    let other = guarded("b", Script::Failing(Retry::Once), 9);
+    let with_other = failing(Retry::Once, vec![other]).await;
+    assert_eq!(with_other, told(&[("a", None, 0), ("b", None, 0), ("next", None, 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_silent_is_not_asked_again_but_others_are() {
+    let backends = vec![guarded("a", Script::Hang, 9), guarded("b", Script::Hang, 9)];
+    let next = tier("two", vec![backend("next", Script::Answer)]);
+    let chain = FallbackChain::new(vec![retrying("one", 5, backends), next]);
+    let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+    let timeout = AttemptOutcome::Timeout;
+    assert_eq!(
+        retries(&served.attempts),
+        [("a", timeout, 0, 0), ("b", timeout, 0, 5000), ("next", AttemptOutcome::Success, 0, 10_000)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_draws_on_the_budget_unless_the_backend_was_never_reached() {
+    for (retry, asked) in [(Retry::Never, 0), (Retry::AtOnce, 1)] {
+        let other = guarded("b", Script::Answer, 9);
+        let backends = vec![guarded("a", Script::Failing(retry), 9), Arc::clone(&other)];
+        let chain = FallbackChain::new(vec![retrying("one", 5, backends)]).with_retry_budget(budget(0.0, 0));
+        let served = chain.run(walk(ms(60_000)), play).await;
+        assert_eq!((served.is_ok(), other.calls.load(Ordering::Relaxed)), (asked == 1, asked), "{retry:?}");
+        assert_eq!(chain.stats().tiers[0].retries_refused, u64::from(1 - asked));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,8 +148,8 @@ async fn failures_that_do_not_ask_for_it_are_not_retried() {
 
 #[tokio::test(start_paused = true)]
 async fn a_breaker_that_opened_ends_the_retries_and_nothing_is_spent() {
-    let backends = vec![guarded("a", Script::Flaky(9), 2), guarded("b", Script::Answer, 2)];
-    let chain = FallbackChain::new(vec![retrying("one", 5, backends)]);
+    let next = tier("two", vec![guarded("b", Script::Answer, 2)]);
+    let chain = FallbackChain::new(vec![retrying("one", 5, vec![guarded("a", Script::Flaky(9), 2)]), next]);
     let served = chain.run(walk(ms(60_000)), play).await.unwrap();
     assert_eq!(
         retries(&served.attempts),
@@ -190,18 +260,63 @@ async fn no_retry_is_begun_that_leaves_too_little_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_lengthens_the_wait_up_to_the_cap() {
+async fn a_backend_that_names_a_time_is_asked_again_then_if_it_is_not_too_far_away() {
     let chain = FallbackChain::new(vec![retrying("one", 2, vec![backend("a", Script::Busy(1500))])]);
     let ChainError::Exhausted { attempts, .. } = chain.run(walk(ms(60_000)), play).await.unwrap_err() else {
         panic!()
     };
     assert_eq!(
         retries(&attempts),
-        [("a", AttemptOutcome::Overloaded, 0, 0), ("a", AttemptOutcome::Overloaded, 1, 1500)]
+        [("a", AttemptOutcome::Overloaded, 0, 0), ("a", AttemptOutcome::Overloaded, 1, 1600)]
     );
+    assert_eq!(attempts[1].extra, Some(ExtraCall::RetryAfter));
     let chain = FallbackChain::new(vec![retrying("one", 2, vec![backend("a", Script::Busy(10_001))])]);
     let ChainError::Exhausted { attempts, .. } = chain.run(walk(ms(60_000)), play).await.unwrap_err() else {
         panic!()
     };
     assert_eq!(attempts.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_may_be_less_patient_than_its_tiers() {
+    for (longest, calls) in [(1500, 2), (1499, 1)] {
+        let busy = backend("a", Script::Busy(1500));
+        let chain = FallbackChain::new(vec![retrying("one", 2, vec![Arc::clone(&busy)])])
+            .with_longest_rest(ms(longest));
+        chain.run(walk(ms(60_000)), play).await.unwrap_err();
+        assert_eq!(busy.calls.load(Ordering::Relaxed), calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_a_named_time_leaves_the_later_tiers_what_they_need() {
+    let busy = guarded("a", Script::Busy(1000), 9);
+    let next = tier("two", vec![backend("next", Script::Answer)]);
+    let chain = FallbackChain::new(vec![retrying("one", 2, vec![Arc::clone(&busy)]), next]);
+    // 1000 ms and the backoff of 100 ms, the 100 ms that a call needs, and the 1000 ms of the next tier.
+    for (timeout, calls) in [(2200, 1), (2300, 2)] {
+        tokio::time::advance(ms(5000)).await;
+        busy.calls.store(0, Ordering::Relaxed);
+        let served = chain.run(walk(ms(timeout)), play).await.unwrap();
+        assert_eq!((served.answer, busy.calls.load(Ordering::Relaxed)), ("next", calls));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_at_a_named_time_has_all_of_its_tiers_time() {
+    // Refused for 4 s of the tier's 5 s, it has them all again: the wait was the backend's own wish.
+    let chain = FallbackChain::new(vec![retrying("one", 2, vec![guarded("a", Script::Answer, 9)])]);
+    let calls = AtomicU32::new(0);
+    let busy_then_slow = |_: Arc<Scripted>, _| {
+        let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if first {
+                return Err(Failed(Script::Busy(4000)));
+            }
+            tokio::time::sleep(ms(4500)).await;
+            Ok(())
+        }
+    };
+    let served = chain.run(walk(ms(60_000)), busy_then_slow).await.unwrap();
+    assert_eq!(served.attempts[1].took, ms(4500));
 }

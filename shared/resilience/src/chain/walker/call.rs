@@ -1,0 +1,229 @@
+//! One call: what must be given before it is made, and how it can fail.
+//!
+//! A call needs a slot of its tier's bulkhead and a permit of its backend's breaker, and asks for them in that order:
+//! waiting in line must neither hold a probe back from others nor count as the backend's slowness. Only where the line
+//! would have to be joined is an open breaker asked first, so that nobody waits for a backend that is not called.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Turn, Walker};
+use crate::breaker::{CallNotPermitted, CircuitBreaker, Permit, State};
+use crate::bulkhead::BulkheadPermit;
+use crate::chain::attempt::{Begun, ExtraCall, SkipReason};
+use crate::chain::guard::CallGuard;
+use crate::chain::rest::Rest;
+use crate::chain::tier::Backend;
+use crate::classify::{CallError, Verdict};
+use crate::deadline::Deadline;
+
+/// A call that was admitted.
+pub(super) struct Call<B> {
+    index: usize,
+    backend: Arc<B>,
+    retry: u32,
+    deadline: Deadline,
+    /// The tier's own limit.
+    limit: Option<Duration>,
+    /// What was left when it began.
+    left: Duration,
+    is_probe: bool,
+    begun: Begun,
+}
+
+impl<B> Call<B> {
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn backend(&self) -> Arc<B> {
+        Arc::clone(&self.backend)
+    }
+
+    pub(super) fn retry(&self) -> u32 {
+        self.retry
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    pub(super) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    pub(super) fn into_begun(self) -> Begun {
+        self.begun
+    }
+
+    /// Whether the client left so little time that a timeout says nothing about the backend. A retry's time is short
+    /// because of the backend's own failure.
+    fn is_hurried(&self) -> bool {
+        self.retry == 0 && self.left < self.limit.unwrap_or_default() / 2
+    }
+}
+
+/// Makes a call, within its time.
+pub(super) async fn make<B, A, E, F, Fut>(
+    backend: Arc<B>,
+    deadline: Deadline,
+    guard: CallGuard,
+    call: &F,
+) -> (CallGuard, Result<A, Failed<E>>)
+where
+    F: Fn(Arc<B>, Deadline) -> Fut,
+    Fut: Future<Output = Result<A, E>>,
+{
+    let timed = tokio::time::timeout_at(deadline.instant(), call(backend, deadline)).await;
+    let result = timed.map_or(Err(Failed::Late), |ended| ended.map_err(Failed::Error));
+    (guard, result)
+}
+
+/// How a call failed.
+pub(super) enum Failed<E> {
+    Error(E),
+    /// It was not there in time.
+    Late,
+}
+
+impl<E: CallError> Failed<E> {
+    pub(super) fn verdict<B>(&self, call: &Call<B>) -> Verdict {
+        match self {
+            Self::Error(error) => error.verdict(),
+            Self::Late if call.is_hurried() => Verdict::HURRIED,
+            Self::Late => Verdict::TIMEOUT,
+        }
+    }
+
+    /// What went wrong, for the caller and for logs.
+    pub(super) fn words<B>(&self, call: &Call<B>, streaming: bool) -> (String, String) {
+        match self {
+            Self::Error(error) => (error.to_string(), error.cause()),
+            Self::Late => {
+                let what = if streaming { "first content" } else { "answer" };
+                let left = call.left;
+                let hurried = match call.limit {
+                    Some(limit) if call.is_hurried() => {
+                        format!(", too short to blame the backend: its limit is {limit:.1?}")
+                    }
+                    Some(_) | None => String::new(),
+                };
+                let words = format!("no {what} within {left:.1?}{hurried}");
+                (words.clone(), words)
+            }
+        }
+    }
+}
+
+impl<B: Backend> Walker<'_, B> {
+    /// Gets what a call needs. `None`: the backend, or the whole tier, is passed over, and the record says why.
+    pub(super) async fn admit(&mut self, index: usize, turn: Turn<B>) -> Option<(Call<B>, CallGuard)> {
+        let limit = self.tier(index).limit(self.walk.streaming);
+        let allotted = self.allotted(index);
+        let given = turn.again.as_ref().and_then(|again| again.deadline);
+        if self.is_too_late(index, &turn, given.unwrap_or_else(|| allotted.within(limit))) {
+            self.leave(index);
+            return None;
+        }
+        if self.is_resting(index, &turn) || !self.affords_failover(index, &turn) {
+            return None;
+        }
+        let slot = self.slot(index, &turn, given.unwrap_or(allotted)).await.ok()?;
+        let deadline = given.unwrap_or_else(|| allotted.within(limit));
+        let permit = match turn.backend.breaker().map(CircuitBreaker::acquire).transpose() {
+            Ok(permit) => permit,
+            Err(rejection) => {
+                self.rejected(index, &turn, rejection);
+                return None;
+            }
+        };
+        if turn.again.is_some() {
+            self.chain.recorder.retried(index);
+        }
+        let why = turn.extra();
+        Some(self.begin(index, turn, deadline, slot, permit, why))
+    }
+
+    /// The call begins.
+    pub(super) fn begin(
+        &mut self,
+        index: usize,
+        turn: Turn<B>,
+        deadline: Deadline,
+        slot: Option<BulkheadPermit>,
+        permit: Option<Permit>,
+        why: Option<ExtraCall>,
+    ) -> (Call<B>, CallGuard) {
+        let tier = self.tier(index);
+        self.line(index).calls += 1;
+        let state = permit.as_ref().map(Permit::state);
+        let call = Call {
+            index,
+            retry: turn.retry,
+            deadline,
+            limit: tier.limit(self.walk.streaming),
+            left: deadline.remaining(),
+            is_probe: state == Some(State::HalfOpen),
+            begun: self.log.begin(&tier.name, turn.backend.name(), state, turn.retry, why),
+            backend: turn.backend,
+        };
+        (call, CallGuard::new(permit, slot, self.chain.budget.clone()))
+    }
+
+    fn is_too_late(&mut self, index: usize, turn: &Turn<B>, deadline: Deadline) -> bool {
+        let (left, minimum) = (deadline.remaining(), self.tier(index).minimum);
+        let late = left.is_zero() || left < minimum;
+        if late {
+            let detail = format!("{left:.0?} left, {minimum:.0?} needed");
+            self.skip(index, turn, None, SkipReason::Deadline, detail);
+        }
+        late
+    }
+
+    fn is_resting(&mut self, index: usize, turn: &Turn<B>) -> bool {
+        let Some(left) = turn.backend.rest().and_then(Rest::left) else {
+            return false;
+        };
+        self.wants_rest(Some(left));
+        let detail = format!("asked to be left alone for {left:.1?} more");
+        self.skip(index, turn, None, SkipReason::Resting, detail);
+        true
+    }
+
+    /// Waits for a slot of the tier's bulkhead, for as long as a call is worth making after it.
+    async fn slot(
+        &mut self,
+        index: usize,
+        turn: &Turn<B>,
+        deadline: Deadline,
+    ) -> Result<Option<BulkheadPermit>, ()> {
+        let tier = self.tier(index);
+        let Some(bulkhead) = &tier.bulkhead else {
+            return Ok(None);
+        };
+        if let Some(slot) = bulkhead.try_acquire() {
+            return Ok(Some(slot));
+        }
+        let doubtful = |state| matches!(state, State::Open | State::ForcedOpen | State::HalfOpen);
+        if let Some(breaker) = turn.backend.breaker().filter(|breaker| doubtful(breaker.state())) {
+            // A permit is given back at once: the call asks again when it has its slot.
+            breaker.acquire().map(drop).map_err(|rejection| self.rejected(index, turn, rejection))?;
+        }
+        let latest = deadline.before(tier.minimum);
+        bulkhead.acquire_before(latest).await.map(Some).map_err(|full| {
+            self.skip(index, turn, None, SkipReason::Bulkhead, full.to_string());
+            // The other backends of the tier are behind the same bulkhead.
+            self.leave(index);
+        })
+    }
+
+    fn rejected(&mut self, index: usize, turn: &Turn<B>, rejection: CallNotPermitted) {
+        let detail = match rejection.retry_after {
+            Some(wait) => format!("{rejection}, next probe in {wait:.1?}"),
+            None => format!("{rejection}, all its probes are out"),
+        };
+        self.wants_rest(rejection.retry_after);
+        self.skip(index, turn, Some(rejection.state), SkipReason::Breaker, detail);
+    }
+}

@@ -1,0 +1,139 @@
+//! A second call in parallel to a slow one.
+//!
+//! The hedge goes to the next backend of the tier that would take it now, else to one of the next tier that takes hedges.
+//! It is a favour, and never waits for anything: its backend's breaker must be closed, so that no probe is spent on it;
+//! there must be a slot at once; and the budget must grant it. A probe is not hedged either: cancelled, it would leave its
+//! breaker without the verdict that it waits for.
+//!
+//! The call that ends the walk cancels the other one: that is dropped, its permit settles as cancelled, and its slot is
+//! free, before anything else happens. When one fails the other is waited for, and the walk goes on from there.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::call::{Failed, make};
+use super::{Call, End, Turn, Walker};
+use crate::breaker::{CircuitBreaker, State};
+use crate::bulkhead::Bulkhead;
+use crate::chain::attempt::{AttemptOutcome, ExtraCall};
+use crate::chain::guard::CallGuard;
+use crate::chain::tier::Backend;
+use crate::classify::CallError;
+use crate::deadline::Deadline;
+
+impl<B: Backend> Walker<'_, B> {
+    /// After which time this call is hedged, if it is.
+    pub(super) fn hedge_delay(&self, call: &Call<B>) -> Option<Duration> {
+        let hedge = self.tier(call.index()).hedge.as_ref().filter(|_| !call.is_probe())?;
+        hedge.delay(self.walk.streaming).filter(|delay| *delay < call.deadline().remaining())
+    }
+
+    /// Waits for a call, and after `delay` makes another one beside it.
+    pub(super) async fn hedged<A, E, F, Fut>(
+        &mut self,
+        one: Call<B>,
+        guard: CallGuard,
+        delay: Duration,
+        call: &F,
+    ) -> Option<End<A, E>>
+    where
+        E: CallError,
+        F: Fn(Arc<B>, Deadline) -> Fut,
+        Fut: Future<Output = Result<A, E>>,
+    {
+        // Boxed, as the other is below: a future that holds two calls would be large, and few calls are hedged.
+        let mut first = Box::pin(make(one.backend(), one.deadline(), guard, call));
+        if let Ok((guard, result)) = tokio::time::timeout(delay, &mut first).await {
+            return self.judge(one, guard, result);
+        }
+        let Some((other, guard)) = self.admit_hedge(one.index()) else {
+            let (guard, result) = first.await;
+            return self.judge(one, guard, result);
+        };
+        let mut second = Box::pin(make(other.backend(), other.deadline(), guard, call));
+        let (is_first, (guard, result)) = first_of(first.as_mut(), second.as_mut()).await;
+        let (ended, pending) = if is_first { (one, other) } else { (other, one) };
+        let waiting = if is_first { second } else { first };
+        if self.ends_the_walk(&ended, &result) {
+            drop(waiting);
+            self.cancelled(pending);
+            return self.judge(ended, guard, result);
+        }
+        // It failed, so that this cannot be an end.
+        drop(self.judge(ended, guard, result));
+        let (guard, result) = waiting.await;
+        self.judge(pending, guard, result)
+    }
+
+    /// Gets what a hedge of a call at this tier needs, if there is somebody to take it.
+    fn admit_hedge(&mut self, index: usize) -> Option<(Call<B>, CallGuard)> {
+        let (target, turn) = self.hedge_target(index)?;
+        let tier = self.tier(target);
+        let deadline = self.allotted(target).within(tier.limit(self.walk.streaming));
+        let slot = tier.bulkhead.as_ref().map(Bulkhead::try_acquire);
+        let room = !matches!(slot, Some(None)) && deadline.remaining() > tier.minimum;
+        // The budget before the breaker: a permit that is given back is counted as a cancelled call.
+        if !room || !self.withdraw(index) {
+            self.line(target).put_back(turn);
+            return None;
+        }
+        let Ok(permit) = turn.backend.breaker().map(CircuitBreaker::acquire).transpose() else {
+            self.line(target).put_back(turn);
+            return None;
+        };
+        self.chain.recorder.hedged(target);
+        Some(self.begin(target, turn, deadline, slot.flatten(), permit, Some(ExtraCall::Hedge)))
+    }
+
+    /// The next backend that would take a hedge, with its tier.
+    fn hedge_target(&mut self, index: usize) -> Option<(usize, Turn<B>)> {
+        let skip_backend = self.walk.skip_backend;
+        let is_wanted = |backend: &B| {
+            let closed = |breaker: &CircuitBreaker| {
+                matches!(breaker.state(), State::Closed | State::Disabled | State::MetricsOnly)
+            };
+            let rests = backend.rest().is_some_and(|rest| rest.left().is_some());
+            !rests && backend.breaker().is_none_or(closed) && skip_backend(backend).is_none()
+        };
+        if self.line(index).calls < self.tier(index).max_calls
+            && let Some(turn) = self.line(index).take_fresh(is_wanted)
+        {
+            return Some((index, turn));
+        }
+        let later = (index + 1..self.chain.tiers.len())
+            .find(|later| self.tier(*later).takes_hedges && self.ruled_out(*later).is_none())?;
+        self.line(later).take_fresh(is_wanted).map(|turn| (later, turn))
+    }
+
+    /// Whether the other of two calls is of no use any more.
+    fn ends_the_walk<A, E: CallError>(&self, ended: &Call<B>, result: &Result<A, Failed<E>>) -> bool {
+        match result {
+            Ok(_) => true,
+            Err(Failed::Error(error)) => self.stops(ended.index(), &error.verdict()),
+            Err(Failed::Late) => false,
+        }
+    }
+
+    /// A call lost against the one that ended the walk.
+    fn cancelled(&mut self, call: Call<B>) {
+        let tier = call.index();
+        let words = "another attempt was faster".to_owned();
+        let took = self.log.end(call.into_begun(), AttemptOutcome::Cancelled, words.clone(), words);
+        self.chain.recorder.ended(tier, AttemptOutcome::Cancelled);
+        self.observe(tier, took);
+    }
+}
+
+/// The one of two futures that is ready first; the first of them when both are.
+async fn first_of<F: Future>(mut first: Pin<&mut F>, mut second: Pin<&mut F>) -> (bool, F::Output) {
+    poll_fn(|context| {
+        if let Poll::Ready(output) = first.as_mut().poll(context) {
+            return Poll::Ready((true, output));
+        }
+        second.as_mut().poll(context).map(|output| (false, output))
+    })
+    .await
+}

@@ -1,0 +1,105 @@
+//! Who is asked next within a tier, and at what price.
+//!
+//! Another backend comes before the same one again: it is not the one that has just failed, and there is no need to wait
+//! for it. Where that is the only retry that a failure is worth ([`Retry::AtOnce`], [`Retry::Once`]), the failover is it.
+//!
+//! A retry is made only where the backend says that it may be asked again, its breaker is not open, what is left of the
+//! time is worth a call, and the budget grants it, in that order, so that nothing is spent in vain. It asks for slot and
+//! permit anew, after its wait: what is asleep is no load.
+//!
+//! A failover draws on the budget too, because the work is done twice: where every backend of a pool is overloaded, asking
+//! all of them for each request would be the storm that the budget is there to stop. Only after a call that never reached
+//! its backend it is free: that cost nobody anything.
+
+use std::sync::Arc;
+
+use super::line::Again;
+use super::{Turn, Walker};
+use crate::breaker::{CircuitBreaker, State};
+use crate::chain::attempt::{ExtraCall, SkipReason};
+use crate::chain::tier::Backend;
+use crate::chain::walker::call::Call;
+use crate::classify::{Retry, Verdict};
+use tokio::time::Instant;
+
+impl<B: Backend> Walker<'_, B> {
+    /// Who has the next turn at a tier. For a retry, when its time has come.
+    pub(super) async fn next_turn(&mut self, index: usize) -> Option<Turn<B>> {
+        let max_calls = self.tier(index).max_calls;
+        while self.line(index).calls < max_calls {
+            let turn = self.line(index).pop()?;
+            if let Some(why) = (self.walk.skip_backend)(&turn.backend) {
+                self.skip(index, &turn, None, SkipReason::Request, why.to_owned());
+                continue;
+            }
+            let Some(again) = &turn.again else {
+                return Some(turn);
+            };
+            if self.affords_retry(index, &turn, again) {
+                tokio::time::sleep_until(again.due).await;
+                return Some(turn);
+            }
+        }
+        None
+    }
+
+    /// A call has failed: where its backend may be asked again, it goes to the end of the line.
+    pub(super) fn line_up_again(&mut self, call: &Call<B>, verdict: &Verdict) {
+        let index = call.index();
+        let (chain, policy) = (self.chain, &self.tier(index).retry);
+        let line = self.line(index);
+        line.failover_costs = verdict.retry != Retry::AtOnce;
+        let only_once = matches!(verdict.retry, Retry::AtOnce | Retry::Once);
+        if only_once && line.has_fresh() {
+            return;
+        }
+        let longest = chain.longest_rest.unwrap_or_else(|| policy.backoff().cap());
+        let Some(delay) = policy.delay_within(line.calls, verdict, longest, &*chain.randomness) else {
+            return;
+        };
+        let (why, deadline) = match (verdict.retry_after, verdict.retry) {
+            (Some(_), _) => (ExtraCall::RetryAfter, None),
+            (None, Retry::AtOnce) => (ExtraCall::AtOnce, Some(call.deadline())),
+            (None, Retry::Never | Retry::Once | Retry::Backoff) => {
+                (ExtraCall::Backoff, Some(call.deadline()))
+            }
+        };
+        let again = Again { due: Instant::now() + delay, deadline, why };
+        line.push(Turn { backend: call.backend(), retry: call.retry() + 1, again: Some(again) });
+    }
+
+    /// Whether a retry is made.
+    fn affords_retry(&self, index: usize, turn: &Turn<B>, again: &Again) -> bool {
+        let tier = self.tier(index);
+        let deadline = again.deadline.unwrap_or_else(|| self.allotted(index));
+        let wait = again.due.saturating_duration_since(Instant::now());
+        let worth_it = wait.saturating_add(tier.minimum) < deadline.remaining();
+        worth_it && !is_open(&turn.backend) && self.withdraw(index)
+    }
+
+    /// Whether another backend is asked after one has failed. When not, the tier is left.
+    pub(super) fn affords_failover(&mut self, index: usize, turn: &Turn<B>) -> bool {
+        let line = self.line(index);
+        let costs = turn.again.is_none() && line.calls > 0 && line.failover_costs;
+        // One whose breaker is open is not called, and costs nothing.
+        if !costs || is_open(&turn.backend) || self.withdraw(index) {
+            return true;
+        }
+        self.leave(index);
+        false
+    }
+
+    /// Asks the budget for one more call.
+    pub(super) fn withdraw(&self, index: usize) -> bool {
+        let granted = self.chain.budget.withdraw();
+        if !granted {
+            self.chain.recorder.retry_refused(index);
+        }
+        granted
+    }
+}
+
+fn is_open<B: Backend>(backend: &Arc<B>) -> bool {
+    let refuses = |breaker: &CircuitBreaker| matches!(breaker.state(), State::Open | State::ForcedOpen);
+    backend.breaker().is_some_and(refuses)
+}
