@@ -352,7 +352,11 @@ impl CircuitBreaker {
     }
 
     /// Settles a permit of `word`. `now` where the permit had to ask for the time anyway.
-    #[inline]
+    #[inline(always)]
+    #[allow(
+        clippy::inline_always,
+        reason = "what is being settled is known where it is called, and most of this falls away"
+    )]
     fn settle(&self, word: Word, now: Option<Duration>, settlement: Settlement) {
         let admitted = Admitted { generation: word.generation(), state: word.state() };
         let now = || now.unwrap_or_else(|| self.now());

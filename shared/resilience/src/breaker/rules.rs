@@ -270,10 +270,11 @@ impl Rules {
 
     /// Settles a permit. Asks for the time only where the answer depends on it, which a call in CLOSED with a count window
     /// does not unless it trips the breaker.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "see `CircuitBreaker::settle`")]
     pub(super) fn settle(&mut self, now: impl Fn() -> Duration, admitted: Admitted, settlement: Settlement) {
         // Only a permit of this generation makes time pass; a late one changes nothing at all.
-        if matches!(self.phase, Phase::HalfOpen { .. }) && admitted.generation == self.generation {
+        if admitted.state == State::HalfOpen && admitted.generation == self.generation {
             self.catch_up(now());
         }
         if admitted.generation != self.generation {
@@ -310,7 +311,8 @@ impl Rules {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "see `CircuitBreaker::settle`")]
     fn record(&mut self, now: impl Fn() -> Duration, failed: bool, slow: bool) {
         match &mut self.phase {
             Phase::Closed { .. } | Phase::MetricsOnly => {

@@ -40,6 +40,7 @@ impl Word {
         self.0 >> Self::GENERATION_SHIFT
     }
 
+    #[inline]
     pub(super) fn state(self) -> State {
         match self.0 & Self::STATE {
             0 => State::Closed,
