@@ -9,7 +9,7 @@ use service_kit::config::Endpoint;
 
 use crate::backend::{Backend, Store, Target};
 use crate::cache::AnswerCache;
-use crate::config::Kind;
+use crate::config::{Kind, MidStream};
 use crate::settings::{AgentSettings, ModelTier, Settings, TierSettings};
 use crate::upstream::HttpClient;
 use crate::upstream::ollama::OllamaBackend;
@@ -31,6 +31,8 @@ pub struct Agent {
     pub plain: bool,
     /// Put before every conversation.
     pub system_prompt: Option<String>,
+    /// What becomes of a stream that breaks off after its first content.
+    pub mid_stream: MidStream,
     /// Its tiers.
     pub chain: FallbackChain<Backend>,
     /// How long its answers are kept; `None` when its chain has no cache.
@@ -81,6 +83,7 @@ impl Agents {
                     name: Arc::clone(&agent.name),
                     plain: false,
                     system_prompt: agent.system_prompt.clone(),
+                    mid_stream: agent.mid_stream,
                     chain: chain(&agent.tiers),
                     keep_answers: keep_answers(agent),
                 })
@@ -98,6 +101,7 @@ impl Agents {
                     name,
                     plain: true,
                     system_prompt: None,
+                    mid_stream: MidStream::Error,
                     chain: chain(&names),
                     keep_answers: None,
                 })

@@ -1,5 +1,7 @@
 //! One thing that a tier can call.
 
+mod resume;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +16,7 @@ use crate::config::Kind;
 use crate::upstream::UpstreamError;
 use crate::upstream::ollama::OllamaBackend;
 use crate::upstream::openai::OpenAiBackend;
+pub use resume::Resumed;
 
 /// What is behind a backend.
 #[derive(Debug)]

@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use aiplatform_proto::inference::v1::{CacheMode, ChatRequest, Message, Role};
+use aiplatform_proto::inference::v1::{
+    CacheMode, ChatRequest, ContentPart, Message, Role, ToolChoiceMode, content_part, tool_choice,
+};
 use aiplatform_proto::validation::violations;
 use service_kit::status::{Reason, invalid_request};
 use tonic::Status;
 
 use crate::agents::{Agent, Agents};
-use crate::answer::assistant_message;
+use crate::answer::{assistant_message, text_of};
 
 /// A chat to be answered.
 #[derive(Debug, Clone)]
 pub struct Chat {
     request: Arc<ChatRequest>,
     system_prompt: Option<Message>,
+    /// The last message is the beginning of the answer.
+    goes_on: bool,
 }
 
 impl Chat {
@@ -50,7 +54,7 @@ impl Chat {
             .system_prompt
             .as_ref()
             .map(|prompt| Message { role: Role::System.into(), ..assistant_message(prompt.clone()) });
-        Ok((Self { request: Arc::new(request), system_prompt }, agent))
+        Ok((Self { request: Arc::new(request), system_prompt, goes_on: false }, agent))
     }
 
     /// The request.
@@ -61,6 +65,45 @@ impl Chat {
     /// The conversation with the agent's prompt before it.
     pub fn messages(&self) -> impl Iterator<Item = &Message> {
         self.system_prompt.iter().chain(&self.request.messages)
+    }
+
+    /// The same chat, with the beginning of its answer as the last message: `said`, which took `tokens`.
+    ///
+    /// `None` where that would make no answer of one piece: a form or a call that is enforced is enforced from its first
+    /// token on, and would begin in the middle of the answer.
+    pub fn going_on(&self, said: &str, tokens: u64) -> Option<Self> {
+        let enforced = self.request.response_format.as_ref().is_some_and(|format| format.format.is_some());
+        let forced = self.request.tool_choice.as_ref().and_then(|choice| choice.choice.as_ref());
+        let forced = forced.is_some_and(|choice| match choice {
+            tool_choice::Choice::Function(_) => true,
+            tool_choice::Choice::Mode(mode) => *mode == i32::from(ToolChoiceMode::Required),
+        });
+        if enforced || forced || said.is_empty() {
+            return None;
+        }
+        let mut request = ChatRequest::clone(&self.request);
+        let part = ContentPart { part: Some(content_part::Part::Text(said.to_owned())) };
+        match request.messages.last_mut() {
+            // The client itself has begun the answer.
+            Some(last) if last.role() == Role::Assistant && last.tool_calls.is_empty() => {
+                let text = format!("{}{said}", text_of(last));
+                *last = Message { name: std::mem::take(&mut last.name), ..assistant_message(text) };
+            }
+            Some(_) | None => request.messages.push(Message {
+                role: Role::Assistant.into(),
+                content: vec![part],
+                ..Message::default()
+            }),
+        }
+        if let Some(most) = request.sampling.as_mut().and_then(|sampling| sampling.max_tokens.as_mut()) {
+            *most = most.saturating_sub(u32::try_from(tokens).unwrap_or(u32::MAX)).max(1);
+        }
+        Some(Self { request: Arc::new(request), system_prompt: self.system_prompt.clone(), goes_on: true })
+    }
+
+    /// Whether the last message is the beginning of the answer.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Whether an answer may be stored.
@@ -77,7 +120,7 @@ impl Chat {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use aiplatform_proto::inference::v1::{ContentPart, content_part};
+    use aiplatform_proto::inference::v1::{JsonObjectFormat, ResponseFormat, Sampling, response_format};
 
     /// A user's message.
     pub(crate) fn user(text: &str) -> Message {
@@ -94,6 +137,39 @@ pub(crate) mod tests {
         let mut request = ChatRequest { messages: vec![user("hi")], ..ChatRequest::default() };
         change(&mut request);
         let system = |prompt: &str| Message { role: Role::System.into(), ..user(prompt) };
-        Chat { request: Arc::new(request), system_prompt: system_prompt.map(system) }
+        Chat { request: Arc::new(request), system_prompt: system_prompt.map(system), goes_on: false }
+    }
+
+    #[test]
+    fn an_answer_goes_on_behind_what_was_said() {
+        let asked = chat(Some("be brief"), |request| {
+            request.sampling = Some(Sampling { max_tokens: Some(10), ..Sampling::default() });
+        });
+        let going_on = asked.going_on("once upon", 4).unwrap();
+        let said: Vec<_> = going_on.messages().map(|message| (message.role(), text_of(message))).collect();
+        let expected = [(Role::System, "be brief"), (Role::User, "hi"), (Role::Assistant, "once upon")];
+        assert_eq!(said, expected.map(|(role, text)| (role, text.to_owned())));
+        assert_eq!(going_on.request().sampling.as_ref().unwrap().max_tokens, Some(6));
+        assert!(going_on.goes_on() && !asked.goes_on());
+        let spent = asked.going_on("x", 99).unwrap();
+        assert_eq!(spent.request().sampling.as_ref().unwrap().max_tokens, Some(1));
+    }
+
+    #[test]
+    fn a_beginning_of_the_client_s_own_stays_before_what_was_said() {
+        let asked = chat(None, |request| request.messages.push(assistant_message("once".into())));
+        let going_on = asked.going_on(" upon", 1).unwrap();
+        assert_eq!(going_on.messages().count(), 2);
+        assert_eq!(text_of(going_on.messages().last().unwrap()), "once upon");
+    }
+
+    #[test]
+    fn a_form_that_is_enforced_cannot_begin_in_the_middle() {
+        let form = response_format::Format::JsonObject(JsonObjectFormat::default());
+        let asked = chat(None, |request| {
+            request.response_format = Some(ResponseFormat { format: Some(form) });
+        });
+        assert!(asked.going_on("{", 1).is_none());
+        assert!(chat(None, |_| {}).going_on("", 0).is_none());
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! [`Settings::of`](crate::settings::Settings::of) turns them into types that cannot be wrong.
 
+mod stream;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
 
 use crate::settings::Settings;
+pub use stream::{MidStream, PrefixStyle};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -188,6 +191,9 @@ pub struct TierConfig {
     pub first_token_timeout: Option<Seconds>,
     /// The longest silence in a stream that has begun (openai, ollama). Unset: 10 s.
     pub idle_timeout: Option<Seconds>,
+    /// How a server is told to go on with an answer that another has begun (openai, ollama). Unset:
+    /// `chat_template_kwargs` for openai, `assistant_message` for ollama.
+    pub prefix: Option<PrefixStyle>,
     /// How long answers are kept (cache). Unset: 24 h.
     pub ttl: Option<Seconds>,
     /// The message (message).
@@ -203,6 +209,9 @@ pub struct AgentConfig {
     /// Put before every conversation.
     #[serde(default)]
     pub system_prompt: Option<String>,
+    /// What becomes of a stream that breaks off after its first content.
+    #[serde(default)]
+    pub mid_stream: MidStream,
     /// The tiers to try, in order.
     pub tiers: Vec<String>,
 }
@@ -245,6 +254,7 @@ impl Default for Config {
             agents: vec![AgentConfig {
                 name: "assistant".into(),
                 system_prompt: None,
+                mid_stream: MidStream::Error,
                 tiers: names.map(str::to_owned).to_vec(),
             }],
             security: SecurityConfig::default(),

@@ -109,6 +109,35 @@ struct ExtraLabels {
     kind: &'static str,
 }
 
+/// What became of a stream that another backend was to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// Another was given what had been said, and went on.
+    Prefix,
+    /// Another said the same again, and went on.
+    Regenerated,
+    /// Nobody went on.
+    Failed,
+}
+
+impl Handover {
+    const ALL: [Self; 3] = [Self::Prefix, Self::Regenerated, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Prefix => "prefix",
+            Self::Regenerated => "regenerated",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandoverLabels {
+    tier: Arc<str>,
+    result: &'static str,
+}
+
 /// The metrics of the fallback chain.
 #[derive(Debug, Clone)]
 pub struct ChainMetrics {
@@ -119,6 +148,7 @@ pub struct ChainMetrics {
     interrupted: Family<TierLabels, Counter>,
     malformed: Family<TierLabels, Counter>,
     retries: Family<ExtraLabels, Counter>,
+    handovers: Family<HandoverLabels, Counter>,
 }
 
 impl ChainMetrics {
@@ -132,12 +162,17 @@ impl ChainMetrics {
             interrupted: Family::default(),
             malformed: Family::default(),
             retries: Family::default(),
+            handovers: Family::default(),
         };
         for tier in tiers {
             let labels = TierLabels { tier: Arc::clone(&tier) };
             drop(metrics.served.get_or_create(&labels));
             drop(metrics.interrupted.get_or_create(&labels));
             drop(metrics.malformed.get_or_create(&labels));
+            for result in Handover::ALL {
+                let labels = HandoverLabels { tier: Arc::clone(&tier), result: result.as_str() };
+                drop(metrics.handovers.get_or_create(&labels));
+            }
             drop(metrics.duration.get_or_create(&labels));
             for extra in ExtraCall::ALL {
                 let labels = ExtraLabels { tier: Arc::clone(&tier), kind: extra.as_str() };
@@ -179,6 +214,11 @@ impl ChainMetrics {
             "Calls to each tier that repeated one, after a wait or without, or were made beside a slow one",
             metrics.retries.clone(),
         );
+        registry.register(
+            "aip_stream_handovers",
+            "Streams that another backend was to go on with, by the tier that broke off and what became of them",
+            metrics.handovers.clone(),
+        );
         metrics
     }
 
@@ -186,6 +226,11 @@ impl ChainMetrics {
     pub fn record(&self, attempts: &[Attempt]) {
         #[allow(clippy::cast_precision_loss, reason = "a request has a handful of attempts")]
         self.attempts_per_request.observe(attempts.len() as f64);
+        self.count(attempts);
+    }
+
+    /// Counts attempts that a request made after it had been answered: at going on with the answer.
+    pub fn count(&self, attempts: &[Attempt]) {
         for attempt in attempts {
             let tier = Arc::clone(&attempt.tier);
             let labels = AttemptLabels { tier, outcome: attempt.outcome.as_str() };
@@ -210,6 +255,12 @@ impl ChainMetrics {
         if events > 0 {
             self.malformed.get_or_create(&TierLabels { tier: Arc::clone(tier) }).inc_by(events.into());
         }
+    }
+
+    /// Counts a stream that another backend was to go on with.
+    pub fn handover(&self, tier: &Arc<str>, result: Handover) {
+        let labels = HandoverLabels { tier: Arc::clone(tier), result: result.as_str() };
+        self.handovers.get_or_create(&labels).inc();
     }
 
     /// Counts a stream that failed after its first content.

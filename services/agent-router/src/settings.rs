@@ -9,7 +9,7 @@ use std::time::Duration;
 use resilience::CircuitBreakerConfig;
 use service_kit::config::{Problems, SecretUrl};
 
-use crate::config::{AgentConfig, Config, Kind};
+use crate::config::{AgentConfig, Config, Kind, MidStream};
 pub use tier::{ModelTier, TierSettings, Timeouts};
 
 /// Everything that the router is built from.
@@ -34,6 +34,8 @@ pub struct AgentSettings {
     pub name: Arc<str>,
     /// Put before every conversation.
     pub system_prompt: Option<String>,
+    /// What becomes of a stream that breaks off after its first content.
+    pub mid_stream: MidStream,
     /// The tiers, in order; each is in [`Settings::tiers`].
     pub tiers: Vec<String>,
 }
@@ -149,6 +151,7 @@ fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
         agents.push(AgentSettings {
             name: Arc::from(agent.name.as_str()),
             system_prompt: agent.system_prompt.clone(),
+            mid_stream: agent.mid_stream,
             tiers: chain(config, agent, &key, problems),
         });
     }

@@ -11,6 +11,7 @@ pub(crate) mod harness;
 mod http_client;
 pub mod ollama;
 pub mod openai;
+pub(crate) mod prefix;
 mod span;
 pub mod stream;
 

@@ -76,6 +76,7 @@ impl Unreachable {
             served_by: Some(served_by),
             attempts,
             malformed_events: 0,
+            usage_estimated: false,
         };
         [Event::Start(start), Event::Delta(delta), Event::End(end)]
             .map(|event| StreamChatResponse { event: Some(event) })

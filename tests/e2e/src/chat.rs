@@ -4,7 +4,7 @@ use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceC
 use aiplatform_proto::inference::v1::stream_chat_response::Event;
 use aiplatform_proto::inference::v1::{
     Attempt, AttemptOutcome, ChatRequest, ChatResponse, ContentPart, Message, Role, ServedBy,
-    StreamChatRequest, StreamChatResponse, StreamEnd, StreamStart, content_part,
+    StreamChatRequest, StreamChatResponse, StreamEnd, StreamHandover, StreamStart, content_part,
 };
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
@@ -63,6 +63,8 @@ pub struct Streamed {
     pub text: String,
     /// How many deltas there were.
     pub deltas: usize,
+    /// Where it changed hands.
+    pub handovers: Vec<StreamHandover>,
     /// Its last event.
     pub end: Option<StreamEnd>,
     /// The error that ended it instead.
@@ -99,6 +101,11 @@ impl Streamed {
             Event::Delta(delta) => {
                 self.deltas += 1;
                 self.text.push_str(&delta.text);
+            }
+            Event::Handover(handover) => {
+                assert!(self.start.is_some(), "a handover before the start");
+                assert_eq!(handover.delivered_bytes, self.text.len() as u64, "{handover:?}");
+                self.handovers.push(handover);
             }
             Event::End(end) => self.end = Some(end),
         }

@@ -155,7 +155,7 @@ impl Caller {
                     match message.event {
                         Some(Event::Delta(_)) => chunks += 1,
                         Some(Event::End(_)) => whole = true,
-                        Some(Event::Start(_)) | None => {}
+                        Some(Event::Start(_) | Event::Handover(_)) | None => {}
                     }
                 }
                 if whole { Ok(chunks) } else { Err(CallFailure::Cut) }

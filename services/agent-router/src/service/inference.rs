@@ -15,13 +15,13 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::convert;
-use super::stream::{ResponseStream, Streamed};
+use super::stream::{ResponseStream, Streamed, Successors};
 use crate::agents::{Agent, Agents};
 use crate::answer::Answer;
 use crate::backend::{Backend, is_model, kind_of};
 use crate::cache::{AnswerCache, CacheKey};
 use crate::chat::Chat;
-use crate::config::Kind;
+use crate::config::{Kind, MidStream};
 use crate::metrics::ChainMetrics;
 use crate::upstream::UpstreamError;
 
@@ -168,7 +168,7 @@ fn reason_of(error: &UpstreamError) -> Reason {
 }
 
 /// The attempts in one line: `max failure (connection failed: …), ollama timeout (…)`.
-fn summary(attempts: &[Attempt]) -> String {
+pub(super) fn summary(attempts: &[Attempt]) -> String {
     let one = |attempt: &Attempt| {
         let probe = if attempt.breaker_state == Some(State::HalfOpen) { " as a probe" } else { "" };
         let cause = if attempt.cause.is_empty() { String::new() } else { format!(" ({})", attempt.cause) };
@@ -270,6 +270,13 @@ impl InferenceService for Inference {
             served_by,
             attempts: convert::attempts(&served.attempts),
         };
+        let successors = (asked.agent.mid_stream == MidStream::Continue).then(|| Successors {
+            agent: Arc::clone(&asked.agent),
+            chat: asked.chat.clone(),
+            exclude: Box::new(exclude),
+            deadline: asked.deadline,
+            started: asked.started,
+        });
         let this = self.clone();
         let on_whole = move |answer: &Answer| {
             if model_answers {
@@ -277,10 +284,12 @@ impl InferenceService for Inference {
             }
         };
         let streamed = Streamed {
-            tier: Arc::clone(&tier.name),
+            tier,
             answer: served.answer,
             guard: served.guard,
+            attempts: served.attempts,
             start,
+            successors,
             metrics: self.shared.metrics.clone(),
             on_whole: Box::new(on_whole),
         };

@@ -1,7 +1,7 @@
 use service_kit::config::{self, Environment, Seconds};
 
 use super::*;
-use crate::config::TierConfig;
+use crate::config::{MidStream, PrefixStyle, TierConfig};
 
 fn refusals(change: impl FnOnce(&mut Config)) -> Vec<String> {
     let mut config = Config::default();
@@ -81,11 +81,23 @@ fn without_a_cache_its_tier_is_left_out() {
     assert_eq!(settings.agents[0].tiers, ["max", "ollama", "degraded"]);
 }
 
+#[test]
+fn a_tier_is_told_to_go_on_in_its_own_words() {
+    let settings = settings(|_| {});
+    let prefix = |name: &str| match &settings.tiers[name] {
+        TierSettings::OpenAi(tier) | TierSettings::Ollama(tier) => tier.prefix,
+        other @ (TierSettings::Cache { .. } | TierSettings::Message { .. }) => panic!("{other:?}"),
+    };
+    assert_eq!(prefix("max"), PrefixStyle::ChatTemplateKwargs);
+    assert_eq!(prefix("ollama"), PrefixStyle::AssistantMessage);
+    assert_eq!(settings.agents[0].mid_stream, MidStream::Error);
+}
+
 type Change<'a> = &'a dyn Fn(&mut Config);
 
 #[test]
 fn nonsense_is_refused_with_key_value_and_rule() {
-    let cases: [(Change<'_>, &str); 9] = [
+    let cases: [(Change<'_>, &str); 11] = [
         (
             &|c| c.circuit_breaker.failure_threshold = 0,
             "circuit_breaker.failure_threshold = 0: must be at least 1",
@@ -118,6 +130,22 @@ fn nonsense_is_refused_with_key_value_and_rule() {
                 c.tiers.insert("max".into(), max);
             },
             "tiers.max.timeout = 0s: must be longer than 0",
+        ),
+        (
+            &|c| {
+                let prefix = Some(PrefixStyle::ContinueFinalMessage);
+                let ollama = TierConfig { prefix, ..tier(c, "ollama") };
+                c.tiers.insert("ollama".into(), ollama);
+            },
+            "tiers.ollama.prefix = continue_final_message: must be assistant_message or none for ollama, which knows \
+             no others",
+        ),
+        (
+            &|c| {
+                let degraded = TierConfig { prefix: Some(PrefixStyle::None), ..tier(c, "degraded") };
+                c.tiers.insert("degraded".into(), degraded);
+            },
+            "tiers.degraded.prefix: does not apply to a tier of kind message",
         ),
     ];
     for (change, expected) in cases {

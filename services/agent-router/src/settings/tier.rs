@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use service_kit::config::{Endpoint, Problems, Seconds, Secret};
 
-use crate::config::{Kind, TierConfig};
+use crate::config::{Kind, PrefixStyle, TierConfig};
 
 /// How long answers are kept when nothing else is said.
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -52,6 +52,8 @@ pub struct ModelTier {
     pub model: String,
     /// The bearer token.
     pub api_key: Option<Secret>,
+    /// How its servers are told to go on with an answer that another has begun.
+    pub prefix: PrefixStyle,
     /// How long things may take.
     pub timeouts: Timeouts,
 }
@@ -95,8 +97,8 @@ pub(super) fn of(
         }
     }
     match kind {
-        Kind::Openai => Some(TierSettings::OpenAi(model(tier, default_timeout, key, problems)?)),
-        Kind::Ollama => Some(TierSettings::Ollama(model(tier, default_timeout, key, problems)?)),
+        Kind::Openai => Some(TierSettings::OpenAi(model(tier, kind, default_timeout, key, problems)?)),
+        Kind::Ollama => Some(TierSettings::Ollama(model(tier, kind, default_timeout, key, problems)?)),
         Kind::Cache => Some(TierSettings::Cache { ttl: tier.ttl.map_or(DEFAULT_TTL, |ttl| ttl.0) }),
         Kind::Message => {
             let text = tier.text.clone().filter(|text| !text.is_empty());
@@ -108,6 +110,7 @@ pub(super) fn of(
 
 fn model(
     tier: &TierConfig,
+    kind: Kind,
     default_timeout: Duration,
     key: impl Fn(&str) -> String,
     problems: &mut Problems,
@@ -123,12 +126,30 @@ fn model(
         first_token: tier.first_token_timeout.map_or(total, |Seconds(time)| time),
         idle: tier.idle_timeout.map_or(DEFAULT_IDLE_TIMEOUT, |Seconds(time)| time),
     };
+    let prefix = prefix(tier, kind, &key, problems);
     let (endpoints, api_key) = (tier.endpoints.clone(), tier.api_key.clone());
-    Some(ModelTier { endpoints, model: model?, api_key, timeouts })
+    Some(ModelTier { endpoints, model: model?, api_key, prefix, timeouts })
+}
+
+fn prefix(
+    tier: &TierConfig,
+    kind: Kind,
+    key: impl Fn(&str) -> String,
+    problems: &mut Problems,
+) -> PrefixStyle {
+    let usual = match kind {
+        Kind::Ollama => PrefixStyle::AssistantMessage,
+        Kind::Openai | Kind::Cache | Kind::Message => PrefixStyle::ChatTemplateKwargs,
+    };
+    let style = tier.prefix.unwrap_or(usual);
+    let known = kind != Kind::Ollama || matches!(style, PrefixStyle::AssistantMessage | PrefixStyle::None);
+    let rule = "must be assistant_message or none for ollama, which knows no others";
+    problems.require(known, &key("prefix"), style.as_str(), rule);
+    style
 }
 
 /// The optional fields: whether each is given, and the kinds that it applies to.
-fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 8] {
+fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 9] {
     const MODELS: &[Kind] = &[Kind::Openai, Kind::Ollama];
     [
         ("endpoints", !tier.endpoints.is_empty(), MODELS),
@@ -137,6 +158,7 @@ fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 8] {
         ("timeout", tier.timeout.is_some(), MODELS),
         ("first_token_timeout", tier.first_token_timeout.is_some(), MODELS),
         ("idle_timeout", tier.idle_timeout.is_some(), MODELS),
+        ("prefix", tier.prefix.is_some(), MODELS),
         ("ttl", tier.ttl.is_some(), &[Kind::Cache]),
         ("text", tier.text.is_some(), &[Kind::Message]),
     ]

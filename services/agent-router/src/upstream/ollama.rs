@@ -10,6 +10,7 @@ use service_kit::config::Endpoint;
 
 use super::UpstreamError;
 use super::http_client::{HttpClient, whole};
+use super::prefix::Prefix;
 use super::span::AttemptSpan;
 use super::stream::UpstreamStream;
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
@@ -27,6 +28,7 @@ pub struct OllamaBackend {
     authority: String,
     model: String,
     timeouts: Timeouts,
+    prefix: Prefix,
 }
 
 impl OllamaBackend {
@@ -38,7 +40,13 @@ impl OllamaBackend {
             authority: endpoint.authority(),
             model: tier.model.clone(),
             timeouts: tier.timeouts,
+            prefix: Prefix::new(tier.prefix),
         }
+    }
+
+    /// What it takes of an answer that another has begun.
+    pub(crate) fn prefix(&self) -> &Prefix {
+        &self.prefix
     }
 
     /// Asks for a whole answer.

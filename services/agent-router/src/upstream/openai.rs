@@ -9,6 +9,7 @@ use serde::Deserialize;
 use service_kit::config::{Endpoint, Secret};
 
 use super::http_client::{HttpClient, whole};
+use super::prefix::Prefix;
 use super::span::AttemptSpan;
 use super::stream::UpstreamStream;
 use super::{UpstreamError, http_client};
@@ -28,6 +29,7 @@ pub struct OpenAiBackend {
     model: String,
     api_key: Option<Secret>,
     timeouts: Timeouts,
+    prefix: Prefix,
 }
 
 impl OpenAiBackend {
@@ -40,7 +42,13 @@ impl OpenAiBackend {
             model: tier.model.clone(),
             api_key: tier.api_key.clone(),
             timeouts: tier.timeouts,
+            prefix: Prefix::new(tier.prefix),
         }
+    }
+
+    /// What it takes of an answer that another has begun.
+    pub(crate) fn prefix(&self) -> &Prefix {
+        &self.prefix
     }
 
     /// Asks for a whole answer.
@@ -65,7 +73,10 @@ impl OpenAiBackend {
     pub async fn open(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
         let attempt = self.attempt(true, deadline);
         let request = async {
-            let body = request::body(chat, &self.model, true);
+            let mut body = request::body(chat, &self.model, true);
+            if let (true, Some(body)) = (chat.goes_on(), body.as_object_mut()) {
+                self.prefix.add_to(body);
+            }
             self.client.post(&self.url, &body, self.api_key.as_ref(), "text/event-stream").await
         };
         let decoder = Box::<OpenAiDecoder>::default();
