@@ -47,7 +47,7 @@ bench: ## Measure the circuit breaker beside other crates: times and instruction
 	tests/setup --for callgrind
 	cargo bench --locked --package resilience
 	cargo bench --locked --quiet --package resilience --bench breakers -- count
-	cargo bench --locked --quiet --package resilience --bench breakers -- table shared/resilience/README.md
+	cargo bench --locked --quiet --package resilience --bench breakers -- table $(CURDIR)/shared/resilience/README.md
 
 .PHONY: bench-load
 bench-load: ## Measure the suite under load, beside nginx (ARGS="--quick", "--only all-in-one", "--help")

@@ -2,7 +2,7 @@
 //!
 //! * `cargo bench --package resilience` takes the times.
 //! * `cargo bench --package resilience --bench breakers -- count` counts instructions, under valgrind's callgrind.
-//! * `cargo bench --package resilience --bench breakers -- table FILE` writes both into the table in FILE.
+//! * `cargo bench --package resilience --bench breakers -- table FILE` writes both into the table in FILE, an absolute path.
 //!
 //! `make bench` does all three.
 
