@@ -1,6 +1,6 @@
 //! What a request may name as its model, and the chain behind each name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,8 @@ pub struct Agent {
     pub mid_stream: MidStream,
     /// Its tiers.
     pub chain: FallbackChain<Backend>,
+    /// The models that may answer, by the upstreams' own names: sorted, each once.
+    pub models: Vec<String>,
     /// How long its answers are kept; `None` when its chain has no cache.
     pub keep_answers: Option<Duration>,
 }
@@ -85,6 +87,7 @@ impl Agents {
                     system_prompt: agent.system_prompt.clone(),
                     mid_stream: agent.mid_stream,
                     chain: chain(&agent.tiers),
+                    models: models(settings, &agent.tiers),
                     keep_answers: keep_answers(agent),
                 })
             })
@@ -103,6 +106,7 @@ impl Agents {
                     system_prompt: None,
                     mid_stream: MidStream::Error,
                     chain: chain(&names),
+                    models: models(settings, &names),
                     keep_answers: None,
                 })
             });
@@ -138,15 +142,27 @@ impl Agents {
     }
 }
 
+/// The models of these tiers, sorted, each once.
+fn models(settings: &Settings, tiers: &[String]) -> Vec<String> {
+    let models = tiers.iter().filter_map(|name| model_of(settings, name));
+    models.collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
+}
+
+fn model_of<'a>(settings: &'a Settings, tier: &str) -> Option<&'a str> {
+    match settings.tiers.get(tier)? {
+        TierSettings::OpenAi(tier) | TierSettings::Ollama(tier) => Some(&tier.model),
+        TierSettings::Cache { .. } | TierSettings::Message { .. } => None,
+    }
+}
+
 /// The upstream models, each with the tiers that offer it.
 fn plain_models(settings: &Settings) -> BTreeMap<&str, Vec<String>> {
     let mut models: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     // In the order of the agents' chains, so that the faster tier is asked first.
     let names = settings.agents.iter().flat_map(|agent| &agent.tiers);
     for name in names {
-        let model = match settings.tiers.get(name) {
-            Some(TierSettings::OpenAi(tier) | TierSettings::Ollama(tier)) => &tier.model,
-            Some(TierSettings::Cache { .. } | TierSettings::Message { .. }) | None => continue,
+        let Some(model) = model_of(settings, name) else {
+            continue;
         };
         let tiers = models.entry(model).or_default();
         if !tiers.contains(name) {

@@ -1,11 +1,13 @@
 //! Answers, whole and in pieces.
 
+mod replay;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1::{
-    ContentPart, FinishReason, Message, Role, StreamDelta, ToolCall, ToolCallDelta, Usage, content_part,
+    ContentPart, FinishReason, Message, Role, StreamDelta, ToolCall, Usage, content_part,
 };
 
 use crate::upstream::UpstreamError;
@@ -125,26 +127,6 @@ impl Pieces {
     }
 }
 
-impl From<Answer> for AnswerStream {
-    /// Replays a whole answer as a stream of one delta.
-    fn from(answer: Answer) -> Self {
-        let Answer { message, finish_reason, usage, origin } = answer;
-        let text = text_of(&message);
-        let tool_calls = message.tool_calls.into_iter().zip(0..).map(|(call, index)| ToolCallDelta {
-            index,
-            id: call.id,
-            name: call.name,
-            arguments: call.arguments,
-        });
-        let delta = StreamDelta { text, reasoning: message.reasoning, tool_calls: tool_calls.collect() };
-        Self {
-            first: Piece::Delta(delta),
-            rest: Pieces::Ready([Piece::End(End { finish_reason, usage, malformed_events: 0 })].into()),
-            origin,
-        }
-    }
-}
-
 /// The text of a message: its text parts, one after the other.
 pub fn text_of(message: &Message) -> String {
     let texts = message.content.iter().filter_map(|part| match &part.part {
@@ -208,35 +190,5 @@ impl Collector {
     pub fn into_message(self) -> Message {
         let tool_calls = self.tool_calls.into_iter().map(|(_, call)| call).collect();
         Message { tool_calls, reasoning: self.reasoning, ..assistant_message(self.text) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_whole_answer_survives_being_streamed() {
-        let call = ToolCall { id: "1".into(), name: "f".into(), arguments: "{}".into() };
-        let message = Message {
-            tool_calls: vec![call.clone(), ToolCall { id: "2".into(), ..call }],
-            reasoning: "because".into(),
-            ..assistant_message("hello".into())
-        };
-        let answer = Answer {
-            message: message.clone(),
-            finish_reason: FinishReason::ToolCalls,
-            usage: None,
-            origin: Origin::model("m"),
-        };
-        let mut stream = AnswerStream::from(answer);
-        let mut collector = Collector::default();
-        let Piece::Delta(delta) = &stream.first else { panic!() };
-        collector.add(delta);
-        let end =
-            Piece::End(End { finish_reason: FinishReason::ToolCalls, usage: None, malformed_events: 0 });
-        assert_eq!(stream.rest.next().await.unwrap(), Some(end));
-        assert_eq!(stream.rest.next().await.unwrap(), None);
-        assert_eq!(collector.into_message(), message);
     }
 }

@@ -1,16 +1,17 @@
 //! Earlier answers, kept for the time when no model can give one.
 //!
 //! Reading is a tier of the chain. Writing is behind the request: an answer is put into a bounded queue, and a task of
-//! the cache's own stores it; when the queue is full the answer is not stored, and that is counted. So a store that is
-//! slow or gone costs a request at most the response timeout of one read, and its breaker soon spares it that.
+//! the cache's own encodes and stores it; when the queue is full the answer is not stored, and that is counted. So a store
+//! that is slow or gone costs a request at most the response timeout of one read, and its breaker soon spares it that.
 
 mod key;
 mod store;
 mod value;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -19,27 +20,38 @@ use crate::metrics::CacheMetrics;
 use crate::settings::CacheSettings;
 use crate::upstream::UpstreamError;
 pub use key::CacheKey;
-use store::Stored;
-pub use store::{OpenError, Store};
+pub use store::Store;
+use store::{StoreKeeper, Stored};
+use value::Format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use value::check_value;
 
 /// How long what is queued at the end may take to be stored; a store that hangs must not hold the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The answers of the largest size that fit into the queue, whatever their number may be.
+const LARGEST_QUEUED: usize = 64;
 
 /// The answers of all agents.
 #[derive(Debug)]
 pub struct AnswerCache {
     stored: Stored,
-    max_value_bytes: usize,
+    format: Format,
     queue: mpsc::Sender<Write>,
+    room: Arc<Semaphore>,
     metrics: CacheMetrics,
 }
 
-/// The task that stores answers. Run it for as long as the cache is used.
+/// The task that stores answers and keeps the store connected. Run it for as long as the cache is used.
 #[derive(Debug)]
-pub struct Writer {
+pub struct Upkeep {
+    writer: Writer,
+    keeper: StoreKeeper,
+}
+
+#[derive(Debug)]
+struct Writer {
     stored: Stored,
+    format: Format,
     queue: mpsc::Receiver<Write>,
     metrics: CacheMetrics,
 }
@@ -47,22 +59,23 @@ pub struct Writer {
 #[derive(Debug)]
 struct Write {
     key: CacheKey,
-    value: Vec<u8>,
+    answer: Answer,
     ttl: Duration,
+    /// Its place in the queue, by size.
+    _room: OwnedSemaphorePermit,
 }
 
 impl AnswerCache {
-    /// The cache and the task that writes to it. A Redis that cannot be reached now is no error: it is tried again
-    /// with every use.
-    ///
-    /// # Errors
-    /// The URL is none that the client can use.
-    pub fn open(settings: &CacheSettings, metrics: CacheMetrics) -> Result<(Self, Writer), OpenError> {
-        let stored = Stored::open(settings)?;
+    /// The cache and the task behind it. A Redis that cannot be reached now is no error: it is tried again and again.
+    pub fn open(settings: &CacheSettings, metrics: CacheMetrics) -> (Self, Upkeep) {
+        let format =
+            Format { max_bytes: settings.max_value_bytes, compress_from: settings.compress_from_bytes };
+        let (stored, keeper) = Stored::open(&settings.store, format.max_stored_bytes());
         let (sender, receiver) = mpsc::channel(settings.write_queue);
-        let writer = Writer { stored: stored.clone(), queue: receiver, metrics: metrics.clone() };
-        let cache = Self { stored, max_value_bytes: settings.max_value_bytes, queue: sender, metrics };
-        Ok((cache, writer))
+        let room = format.max_bytes.saturating_mul(LARGEST_QUEUED).min(Semaphore::MAX_PERMITS);
+        let writer = Writer { stored: stored.clone(), format, queue: receiver, metrics: metrics.clone() };
+        let cache = Self { stored, format, queue: sender, room: Arc::new(Semaphore::new(room)), metrics };
+        (cache, Upkeep { writer, keeper })
     }
 
     /// Names the store.
@@ -83,7 +96,7 @@ impl AnswerCache {
         let found = self.stored.get(key).await;
         let result = found.and_then(|bytes| match bytes {
             None => Err(UpstreamError::CacheMiss),
-            Some(bytes) => value::decode(&bytes).map_err(|unusable| {
+            Some(bytes) => self.format.decode(&key, &bytes).map_err(|unusable| {
                 warn!(%unusable, key = %key, "a stored answer cannot be used");
                 self.metrics.unusable();
                 UpstreamError::CacheMiss
@@ -102,21 +115,32 @@ impl AnswerCache {
         if !answer.is_whole() {
             return;
         }
-        let value = value::encode(answer);
-        if value.len() > self.max_value_bytes {
-            debug!(bytes = value.len(), limit = self.max_value_bytes, "answer too large to be stored");
+        let Some(bytes) = self.format.size(answer) else {
+            debug!(limit = self.format.max_bytes, "answer too large to be stored");
             self.metrics.too_large();
             return;
-        }
-        if self.queue.try_send(Write { key, value, ttl }).is_err() {
+        };
+        let queued = Arc::clone(&self.room).try_acquire_many_owned(bytes).ok().and_then(|room| {
+            self.queue.try_send(Write { key, answer: answer.clone(), ttl, _room: room }).ok()
+        });
+        if queued.is_none() {
             self.metrics.dropped();
         }
     }
 }
 
+impl Upkeep {
+    /// Keeps the store connected and stores what is queued until the cache is gone or `stop`, and then what is queued
+    /// still, for a second.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { writer, keeper } = self;
+        // The connection of the moment outlives its keeper: what is queued is written over it.
+        tokio::join!(writer.run(stop.clone()), keeper.run(stop));
+    }
+}
+
 impl Writer {
-    /// Stores what is queued until the cache is gone or `stop`, and then what is queued still, for a second.
-    pub async fn run(mut self, stop: CancellationToken) {
+    async fn run(mut self, stop: CancellationToken) {
         while let Some(Some(write)) = stop.run_until_cancelled(self.queue.recv()).await {
             self.store(write).await;
         }
@@ -132,7 +156,11 @@ impl Writer {
         }
     }
 
-    async fn store(&self, Write { key, value, ttl }: Write) {
+    async fn store(&self, Write { key, answer, ttl, _room }: Write) {
+        let Some(value) = self.format.encode(&key, &answer) else {
+            self.metrics.too_large();
+            return;
+        };
         match self.stored.set(key, value, ttl).await {
             Ok(()) => self.metrics.stored(),
             Err(error) => {

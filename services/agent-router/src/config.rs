@@ -2,20 +2,21 @@
 //!
 //! [`Settings::of`](crate::settings::Settings::of) turns them into types that cannot be wrong.
 
+mod cache;
 mod stream;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use service_kit::config::{
-    Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, SecretUrl, ServiceConfig,
-    comma_separated,
+    Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, ServiceConfig, comma_separated,
 };
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
 
 use crate::settings::Settings;
+pub use cache::{AgentCacheConfig, CacheConfig, CacheMode, RedisConfig, RedisMode};
 pub use stream::{MidStream, PrefixStyle};
 
 /// The whole configuration.
@@ -109,43 +110,6 @@ impl Default for ChainConfig {
     }
 }
 
-/// The `cache` section.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CacheConfig {
-    /// Whether answers are stored and read. When not, cache tiers are left out of all chains.
-    pub enabled: bool,
-    /// The Redis that stores answers, as `redis://[user:password@]host[:port][/database]`. Unset: this process' memory.
-    pub redis_url: Option<SecretUrl>,
-    /// Stands before every key in Redis.
-    pub key_prefix: String,
-    /// The longest that Redis may take to answer.
-    pub response_timeout: Seconds,
-    /// The longest that a connection to Redis may take.
-    pub connect_timeout: Seconds,
-    /// The largest answer that is stored, in bytes.
-    pub max_value_bytes: usize,
-    /// The memory for answers where there is no Redis, in bytes.
-    pub memory_bytes: u64,
-    /// Answers that may wait to be stored; more are dropped and counted.
-    pub write_queue: usize,
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            redis_url: None,
-            key_prefix: "aip:answer:".into(),
-            response_timeout: Seconds(std::time::Duration::from_millis(50)),
-            connect_timeout: Seconds(std::time::Duration::from_millis(500)),
-            max_value_bytes: 256 * 1024,
-            memory_bytes: 64 * 1024 * 1024,
-            write_queue: 1024,
-        }
-    }
-}
-
 /// The kind of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -214,6 +178,9 @@ pub struct AgentConfig {
     pub mid_stream: MidStream,
     /// The tiers to try, in order.
     pub tiers: Vec<String>,
+    /// What earlier answers are used for.
+    #[serde(default)]
+    pub cache: AgentCacheConfig,
 }
 
 impl Default for Config {
@@ -256,6 +223,7 @@ impl Default for Config {
                 system_prompt: None,
                 mid_stream: MidStream::Error,
                 tiers: names.map(str::to_owned).to_vec(),
+                cache: AgentCacheConfig::default(),
             }],
             security: SecurityConfig::default(),
             shutdown: ShutdownConfig::default(),

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
 use crate::backend::kind_of;
-use crate::cache::{AnswerCache, Writer};
+use crate::cache::{AnswerCache, Upkeep};
 use crate::config::{Config, Kind};
 use crate::identity::Identity;
 use crate::metrics::{BreakerCollector, CacheMetrics, ChainMetrics};
@@ -42,7 +42,7 @@ pub struct AgentRouter {
     registry: Registry,
     agents: Arc<Agents>,
     breakers: Arc<CircuitBreakerRegistry>,
-    cache: Option<(Arc<AnswerCache>, Writer)>,
+    cache: Option<(Arc<AnswerCache>, Upkeep)>,
     max_message_bytes: usize,
     identity: Identity,
 }
@@ -95,9 +95,9 @@ impl Service for AgentRouter {
         let background = Background::new();
         health.watch_runtime(&background)?;
         background.spawn(|stop| watch_dependencies(health.clone(), Arc::clone(&agents), stop));
-        let (cache, writer) = cache.unzip();
-        if let Some(writer) = writer {
-            background.spawn(|stop| writer.run(stop));
+        let (cache, upkeep) = cache.unzip();
+        if let Some(upkeep) = upkeep {
+            background.spawn(|stop| upkeep.run(stop));
         }
 
         let inference = Inference::new(Arc::clone(&agents), cache, chain_metrics);
@@ -134,15 +134,10 @@ impl AgentRouter {
             .ok_or_else(|| ServeError::set_up("the configuration", format!("{:?}", problems.found())))?;
         let breakers = Arc::new(CircuitBreakerRegistry::new(Arc::new(SystemClock::new())));
         let client = HttpClient::new()?;
-        let cache = match &settings.cache {
-            None => None,
-            Some(cache) => {
-                let opened = AnswerCache::open(cache, CacheMetrics::register(&mut registry));
-                let (cache, writer) =
-                    opened.map_err(|error| ServeError::set_up("the answer cache", error))?;
-                Some((Arc::new(cache), writer))
-            }
-        };
+        let cache = settings.cache.as_ref().map(|cache| {
+            let (cache, upkeep) = AnswerCache::open(cache, CacheMetrics::register(&mut registry));
+            (Arc::new(cache), upkeep)
+        });
         let agents = Agents::build(&settings, &client, cache.as_ref().map(|(cache, _)| cache), &breakers)
             .map_err(|error| ServeError::set_up("the circuit breakers", error))?
             .ok_or_else(|| ServeError::set_up("the agents", "there is none"))?;

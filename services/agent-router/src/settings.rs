@@ -1,15 +1,17 @@
 //! The configuration as types that cannot be wrong.
 
+mod cache;
 mod tier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use resilience::CircuitBreakerConfig;
-use service_kit::config::{Problems, SecretUrl};
+use service_kit::config::Problems;
 
-use crate::config::{AgentConfig, Config, Kind, MidStream};
+use crate::config::{AgentCacheConfig, AgentConfig, CacheMode, Config, Kind, MidStream};
+pub(crate) use cache::read_file;
+pub use cache::{CacheSettings, RedisNode, RedisSettings, StoreSettings, TlsFiles, Topology};
 pub use tier::{ModelTier, TierSettings, Timeouts};
 
 /// Everything that the router is built from.
@@ -38,32 +40,15 @@ pub struct AgentSettings {
     pub mid_stream: MidStream,
     /// The tiers, in order; each is in [`Settings::tiers`].
     pub tiers: Vec<String>,
-}
-
-/// The store of earlier answers.
-#[derive(Debug, Clone)]
-pub struct CacheSettings {
-    /// The Redis. `None`: this process' memory.
-    pub redis_url: Option<SecretUrl>,
-    /// Stands before every key.
-    pub key_prefix: String,
-    /// The longest that Redis may take to answer.
-    pub response_timeout: Duration,
-    /// The longest that a connection may take.
-    pub connect_timeout: Duration,
-    /// The largest answer that is stored.
-    pub max_value_bytes: usize,
-    /// The memory for answers where there is no Redis.
-    pub memory_bytes: u64,
-    /// Answers that may wait to be stored.
-    pub write_queue: usize,
+    /// What earlier answers are used for.
+    pub cache: AgentCacheConfig,
 }
 
 impl Settings {
     /// Checks a configuration. `None` when there are problems; they are added to `problems`.
     pub fn of(config: &Config, problems: &mut Problems) -> Option<Self> {
         let breaker = breaker(config, problems);
-        let cache = cache(config, problems);
+        let cache = cache::of(config, problems);
         let agents = agents(config, problems);
         let used = |name: &str| agents.iter().any(|agent| agent.tiers.iter().any(|tier| tier == name));
         let tiers: BTreeMap<_, _> = config
@@ -111,35 +96,6 @@ fn breaker(config: &Config, problems: &mut Problems) -> Option<CircuitBreakerCon
     }
 }
 
-fn cache(config: &Config, problems: &mut Problems) -> Option<CacheSettings> {
-    let section = &config.cache;
-    if let Some(url) = &section.redis_url {
-        let usable = url.scheme() == "redis" && !url.authority().is_empty();
-        problems.require(usable, "cache.redis_url", url, "must be a URL such as redis://host:6379");
-    }
-    for (key, time) in
-        [("response_timeout", section.response_timeout), ("connect_timeout", section.connect_timeout)]
-    {
-        problems.require(!time.0.is_zero(), &format!("cache.{key}"), time, "must be longer than 0");
-    }
-    problems.require(
-        section.max_value_bytes > 0,
-        "cache.max_value_bytes",
-        section.max_value_bytes,
-        "must be at least 1",
-    );
-    problems.require(section.write_queue > 0, "cache.write_queue", section.write_queue, "must be at least 1");
-    section.enabled.then(|| CacheSettings {
-        redis_url: section.redis_url.clone(),
-        key_prefix: section.key_prefix.clone(),
-        response_timeout: section.response_timeout.0,
-        connect_timeout: section.connect_timeout.0,
-        max_value_bytes: section.max_value_bytes,
-        memory_bytes: section.memory_bytes,
-        write_queue: section.write_queue,
-    })
-}
-
 fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
     problems.require(!config.agents.is_empty(), "agents", "[]", "must name at least one agent");
     let mut agents: Vec<AgentSettings> = Vec::new();
@@ -153,6 +109,7 @@ fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
             system_prompt: agent.system_prompt.clone(),
             mid_stream: agent.mid_stream,
             tiers: chain(config, agent, &key, problems),
+            cache: agent.cache,
         });
     }
     agents
@@ -165,13 +122,10 @@ fn chain(config: &Config, agent: &AgentConfig, key: &str, problems: &mut Problem
         problems.require(config.tiers.contains_key(name), &key, name, "must be a tier under `tiers`");
         problems.require(!agent.tiers[..index].contains(name), &key, name, "must not be named twice");
     }
+    let caches = config.cache.enabled && agent.cache.mode != CacheMode::Off;
     let kind = |name: &String| config.tiers.get(name).and_then(|tier| tier.kind);
-    let mut tiers: Vec<String> = agent
-        .tiers
-        .iter()
-        .filter(|name| config.cache.enabled || kind(name) != Some(Kind::Cache))
-        .cloned()
-        .collect();
+    let mut tiers: Vec<String> =
+        agent.tiers.iter().filter(|name| caches || kind(name) != Some(Kind::Cache)).cloned().collect();
     if !config.fallback_chain.enabled {
         tiers.truncate(1);
     }

@@ -12,6 +12,7 @@
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
 //! * [`serving`]: listeners and the tasks behind them
+//! * [`tenant`]: on whose behalf a request is made
 
 pub mod admin;
 pub mod cli;
@@ -26,3 +27,4 @@ pub mod serving;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;
+pub mod tenant;

@@ -3,6 +3,7 @@
 //! Everything a test starts ends with the test: processes are killed when their handle is dropped. Nothing sleeps and
 //! hopes: what takes time is waited for by [`eventually`], which polls until a deadline.
 
+pub mod answers;
 pub mod chat;
 pub mod metrics;
 pub mod process;

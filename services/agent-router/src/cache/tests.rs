@@ -1,18 +1,16 @@
 use aiplatform_proto::inference::v1::FinishReason;
 use prometheus_client::registry::Registry;
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::answer::{Origin, assistant_message};
-use crate::chat::tests::chat;
+use crate::settings::StoreSettings;
 
 fn settings(write_queue: usize) -> CacheSettings {
     CacheSettings {
-        redis_url: None,
-        key_prefix: String::new(),
-        response_timeout: Duration::from_millis(50),
-        connect_timeout: Duration::from_millis(500),
+        store: StoreSettings::Memory { bytes: 1024 * 1024 },
         max_value_bytes: 1024,
-        memory_bytes: 1024 * 1024,
+        compress_from_bytes: 512,
         write_queue,
     }
 }
@@ -22,7 +20,7 @@ fn answer(text: String, finish_reason: FinishReason) -> Answer {
 }
 
 fn key(question: &str) -> CacheKey {
-    CacheKey::of_parts(question, &chat(None, |_| {}))
+    CacheKey::of_digest(Sha256::digest(question).into())
 }
 
 const TTL: Duration = Duration::from_secs(60);
@@ -31,13 +29,13 @@ const TTL: Duration = Duration::from_secs(60);
 async fn only_whole_answers_of_a_bearable_size_are_stored() {
     let mut registry = Registry::default();
     let metrics = CacheMetrics::register(&mut registry);
-    let (cache, writer) = AnswerCache::open(&settings(8), metrics).unwrap();
+    let (cache, upkeep) = AnswerCache::open(&settings(8), metrics);
     cache.store_soon(key("whole"), &answer("hello".into(), FinishReason::Stop), TTL);
     cache.store_soon(key("cut"), &answer("hel".into(), FinishReason::Unspecified), TTL);
     cache.store_soon(key("large"), &answer("x".repeat(2000), FinishReason::Stop), TTL);
     let stop = CancellationToken::new();
     stop.cancel();
-    writer.run(stop).await;
+    upkeep.run(stop).await;
     let found = cache.read(key("whole")).await.unwrap();
     assert_eq!(crate::answer::text_of(&found.message), "hello");
     for absent in ["cut", "large", "never asked"] {
@@ -58,10 +56,36 @@ async fn only_whole_answers_of_a_bearable_size_are_stored() {
 async fn a_full_queue_drops_and_counts_and_never_waits() {
     let mut registry = Registry::default();
     let metrics = CacheMetrics::register(&mut registry);
-    let (cache, _writer) = AnswerCache::open(&settings(1), metrics).unwrap();
+    let (cache, _upkeep) = AnswerCache::open(&settings(1), metrics);
     for _ in 0..3 {
         cache.store_soon(key("q"), &answer("a".into(), FinishReason::Stop), TTL);
     }
     let text = service_kit::metrics::encode(&registry).unwrap();
     assert!(text.contains("aip_cache_writes_total{result=\"dropped\"} 2"), "{text}");
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_by_bytes_too() {
+    let mut registry = Registry::default();
+    let metrics = CacheMetrics::register(&mut registry);
+    let (cache, _upkeep) = AnswerCache::open(&settings(1000), metrics);
+    for _ in 0..100 {
+        cache.store_soon(key("q"), &answer("x".repeat(1000), FinishReason::Stop), TTL);
+    }
+    let text = service_kit::metrics::encode(&registry).unwrap();
+    assert!(text.contains("aip_cache_writes_total{result=\"dropped\"} 35"), "{text}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_answer_is_a_counted_miss() {
+    let mut registry = Registry::default();
+    let (cache, _upkeep) = AnswerCache::open(&settings(1), CacheMetrics::register(&mut registry));
+    cache.stored.set(key("poisoned"), b"poison".to_vec(), TTL).await.unwrap();
+    assert_eq!(cache.read(key("poisoned")).await.unwrap_err(), UpstreamError::CacheMiss);
+    let text = service_kit::metrics::encode(&registry).unwrap();
+    for line in
+        ["aip_cache_requests_total{result=\"unusable\"} 1", "aip_cache_requests_total{result=\"miss\"} 1"]
+    {
+        assert!(text.contains(line), "{line} not in {text}");
+    }
 }

@@ -9,6 +9,7 @@ use aiplatform_proto::time::to_proto_timestamp;
 use resilience::{Attempt, AttemptOutcome, ChainError, Deadline, SkipReason, State, Tier, Walk};
 use service_kit::paging::page;
 use service_kit::status::Reason;
+use service_kit::tenant::Tenant;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
@@ -59,7 +60,8 @@ impl Inference {
     fn admit(&self, request: wire::ChatRequest, extensions: &tonic::Extensions) -> Result<Asked, Status> {
         let started = Instant::now();
         let (chat, agent) = Chat::admit(request, &self.shared.agents)?;
-        let key = CacheKey::of(&agent, &chat);
+        let tenant = extensions.get::<Tenant>().cloned().unwrap_or_default();
+        let key = CacheKey::of(&tenant, &agent, &chat);
         let outer = extensions.get::<Deadline>().map(|deadline| deadline.instant());
         // The layer around every call sets one; without it, a chat has the default of a unary call.
         let outer = outer.unwrap_or_else(|| started + Duration::from_secs(60));

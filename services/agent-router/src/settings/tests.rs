@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use service_kit::config::{self, Environment, Seconds};
 
 use super::*;
@@ -65,7 +67,8 @@ fn each_named_environment_variable_has_its_effect() {
     assert_eq!(max.timeouts.total, Duration::from_secs(2));
     let TierSettings::Ollama(ollama) = &settings.tiers["ollama"] else { panic!() };
     assert_eq!(ollama.endpoints[0].to_string(), "http://c:3");
-    assert_eq!(settings.cache.unwrap().redis_url.unwrap().authority(), "cache:6379");
+    let StoreSettings::Redis(redis) = settings.cache.unwrap().store else { panic!() };
+    assert_eq!(redis.name(), "redis/cache:6379");
     assert!(matches!(&settings.tiers["degraded"], TierSettings::Message { text } if text == "later"));
 
     let off: Environment = [("FALLBACK_CHAIN_ENABLED", "0"), ("CACHE_ENABLED", "0")].into_iter().collect();
