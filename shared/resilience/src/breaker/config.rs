@@ -220,7 +220,7 @@ impl CircuitBreakerConfig {
         self.half_open_calls.get()
     }
 
-    /// How long half-open may last. `None`: for ever.
+    /// How long half-open may last while probes are out. `None`: for ever.
     pub fn half_open_max_wait(&self) -> Option<Duration> {
         self.half_open_max_wait
     }
@@ -247,6 +247,12 @@ impl CircuitBreakerConfig {
     /// Whether a permit must know when it was given out.
     pub(super) fn measures_calls(&self) -> bool {
         self.slow_calls.is_some() || matches!(self.on_drop, OnDrop::FailureAfter(_))
+    }
+
+    /// The first moment at which a half-open state that began at `since` has lasted too long.
+    pub(super) fn half_open_end(&self, since: Duration) -> Option<Duration> {
+        let last = since.saturating_add(self.half_open_max_wait?);
+        Some(last.saturating_add(Duration::from_nanos(1)))
     }
 
     /// Slow means strictly longer than the threshold.

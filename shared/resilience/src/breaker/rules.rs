@@ -18,6 +18,12 @@
 //! There are no timers. What a timer would have done in half-open happens at the next step, dated back to when it was due
 //! ([`Rules::catch_up`]), so that no timer can outlive the state that it was meant for.
 //!
+//! Half-open lasts too long only while probes are out. The limit is there so that a probe that never settles cannot hold the
+//! breaker; a half-open state that waits for traffic holds nobody, because the next call is a probe. If it went back to OPEN,
+//! an idle breaker that goes half-open by itself would swing between the two for ever, each time one opening more and, where
+//! waits grow, for longer: the backend would be punished for having no callers. So its time begins anew with the next probe.
+//! Where the configuration has it close instead, nothing swings, and idleness closes it too.
+//!
 //! Where the specification leaves room: the run of failures goes on through OPEN and HALF_OPEN and starts anew with each entry
 //! into CLOSED; a new open wait applies from the next opening.
 
@@ -231,12 +237,12 @@ impl Rules {
             Phase::Disabled | Phase::MetricsOnly => return Ok(self.admitted()),
             Phase::Open { until } if now >= *until => {
                 self.half_open(now);
-                self.take_probe();
+                self.take_probe(now);
                 return Ok(self.admitted());
             }
             Phase::Open { until } => Some(until.saturating_sub(now)),
             Phase::HalfOpen { .. } => {
-                if self.take_probe() {
+                if self.take_probe(now) {
                     return Ok(self.admitted());
                 }
                 None
@@ -355,9 +361,13 @@ impl Rules {
     }
 
     /// A probe slot, if one is free.
-    fn take_probe(&mut self) -> bool {
+    fn take_probe(&mut self, now: Duration) -> bool {
         match &mut self.phase {
-            Phase::HalfOpen { permits, .. } if *permits < self.config.half_open_calls() => {
+            Phase::HalfOpen { since, permits, .. } if *permits < self.config.half_open_calls() => {
+                // Over its time and still half-open: no probe was out, so that its time begins with this one.
+                if self.config.half_open_end(*since).is_some_and(|end| now >= end) {
+                    *since = now;
+                }
                 *permits += 1;
                 true
             }
@@ -380,12 +390,16 @@ impl Rules {
         Admitted { generation: self.generation, state: self.state() }
     }
 
-    /// When the present half-open state will have lasted too long: the first moment after its maximum.
+    /// When the present half-open state will have lasted too long, as things stand.
     fn half_open_end(&self) -> Option<Duration> {
         match self.phase {
-            Phase::HalfOpen { since, .. } => {
-                let last = since.saturating_add(self.config.half_open_max_wait()?);
-                Some(last.saturating_add(Duration::from_nanos(1)))
+            Phase::HalfOpen { since, permits, counts } => {
+                let is_held_up = u64::from(permits) > counts.calls();
+                if is_held_up || self.config.after_half_open() == AfterHalfOpen::Close {
+                    self.config.half_open_end(since)
+                } else {
+                    None
+                }
             }
             Phase::Closed { .. }
             | Phase::Open { .. }

@@ -117,16 +117,21 @@ impl Model {
     }
 
     fn lapse(&mut self) {
-        let Some(max) = self.settings.half_open_max else { return };
-        if self.state == State::HalfOpen && self.now > self.half_open_since + max {
+        let out = self.permits as usize > self.calls.len();
+        if self.state == State::HalfOpen && self.is_over_its_time() && (out || self.settings.half_open_closes)
+        {
             // The wait is counted from the nanosecond after, which milliseconds do not see.
-            let at = self.half_open_since + max;
+            let at = self.half_open_since + self.settings.half_open_max.unwrap_or_default();
             self.enter(if self.settings.half_open_closes { State::Closed } else { State::Open }, at);
             if self.state == State::Open {
                 // One nanosecond late is one millisecond late for a clock that counts whole ones.
                 self.until += 1;
             }
         }
+    }
+
+    fn is_over_its_time(&self) -> bool {
+        self.settings.half_open_max.is_some_and(|max| self.now > self.half_open_since + max)
     }
 
     pub(crate) fn tick(&mut self) {
@@ -151,6 +156,10 @@ impl Model {
             return Err(self.state);
         }
         if self.state == State::HalfOpen {
+            // Over its time and not lapsed: no probe was out.
+            if self.is_over_its_time() {
+                self.half_open_since = self.now;
+            }
             self.permits += 1;
         }
         Ok(Ticket { generation: self.generation, started: self.now })

@@ -133,6 +133,61 @@ fn what_time_did_in_the_meantime_happens_at_once_and_is_dated_back() {
 }
 
 #[test]
+fn an_idle_half_open_does_not_swing_back_to_open() {
+    let config = small().automatic_half_open(true).half_open_max_wait(secs(5), AfterHalfOpen::Open);
+    let rig = Rig::due(config.open_wait(OpenWait::exponential(WAIT, 2.0, WAIT * 100)));
+    rig.breaker.tick();
+    let before = (rig.snapshot(), rig.breaker.history().len());
+    assert_eq!((before.0.state, before.0.consecutive_openings), (State::HalfOpen, 1));
+    for _ in 0..100 {
+        assert_eq!(rig.breaker.tick(), None, "nothing waits for time");
+        rig.advance(WAIT);
+    }
+    assert_eq!((rig.snapshot(), rig.breaker.history().len()), before);
+    rig.succeed(2);
+    assert_eq!(rig.state(), State::Closed);
+}
+
+#[test]
+fn a_half_open_whose_probes_all_settled_or_were_cancelled_is_idle_too() {
+    let rig = Rig::due(small().half_open_max_wait(secs(5), AfterHalfOpen::Open));
+    rig.succeed(1);
+    drop(rig.acquire());
+    rig.acquire().ignored();
+    rig.advance(WAIT * 10);
+    rig.breaker.tick();
+    assert_eq!((rig.state(), rig.calls()), (State::HalfOpen, 1));
+    rig.succeed(1);
+    assert_eq!(rig.state(), State::Closed);
+}
+
+#[test]
+fn an_idle_half_opens_time_begins_anew_with_its_next_probe_and_not_before_it_is_over() {
+    for (idle, left) in [(secs(3), secs(2)), (secs(5), ms(0)), (secs(50), secs(5))] {
+        let rig = Rig::due(small().half_open_max_wait(secs(5), AfterHalfOpen::Open));
+        drop(rig.acquire());
+        rig.advance(idle);
+        let hangs = rig.acquire();
+        rig.advance(left);
+        rig.breaker.tick();
+        assert_eq!(rig.state(), State::HalfOpen, "idle for {idle:?}");
+        rig.advance(ms(1));
+        rig.breaker.tick();
+        assert_eq!(rig.state(), State::Open, "idle for {idle:?}");
+        drop(hangs);
+    }
+}
+
+#[test]
+fn an_idle_half_open_closes_where_it_is_to_close_after_its_maximum() {
+    let rig = Rig::due(small().automatic_half_open(true).half_open_max_wait(secs(5), AfterHalfOpen::Close));
+    let due = rig.breaker.tick().unwrap();
+    rig.advance(due);
+    assert_eq!(rig.breaker.tick(), None);
+    assert_eq!((rig.state(), rig.reason()), (State::Closed, Some(TripReason::HalfOpenTimedOut)));
+}
+
+#[test]
 fn by_default_half_open_lasts_as_long_as_the_open_wait() {
     let config =
         resilience::CircuitBreakerConfig::builder().open_wait(OpenWait::fixed(secs(7))).build().unwrap();

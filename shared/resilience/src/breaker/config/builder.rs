@@ -183,6 +183,9 @@ impl CircuitBreakerConfigBuilder {
     }
 
     /// Half-open that lasts longer than this leads to `then`: a probe that never settles cannot hold the breaker.
+    ///
+    /// Without a probe out nothing is held, and half-open does not go back to open however long it lasts; its time begins anew
+    /// with the next probe. It does close, where that is what `then` says.
     pub fn half_open_max_wait(mut self, wait: Duration, then: AfterHalfOpen) -> Self {
         self.half_open_max_wait = MaxWait::Of(wait);
         self.after_half_open = then;

@@ -17,6 +17,7 @@ pub(super) enum Phase {
         until: Duration,
     },
     HalfOpen {
+        /// When it began to last; see [`super`] for when that is not its beginning.
         since: Duration,
         /// Out or used.
         permits: u32,

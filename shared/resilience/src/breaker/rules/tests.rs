@@ -72,11 +72,13 @@ fn a_tick_says_when_the_next_is_due() {
     assert_eq!(rules.tick(secs(0)), None);
     trip(&mut rules, secs(0));
     assert_eq!(rules.tick(secs(1)), Some(WAIT));
+    assert_eq!(rules.tick(WAIT), None, "half-open without a probe lasts");
+    assert_eq!(rules.state(), State::HalfOpen);
+    let hangs = rules.acquire(WAIT).unwrap();
     let half_open_ends = WAIT + LIMIT + Duration::from_nanos(1);
     assert_eq!(rules.tick(WAIT), Some(half_open_ends));
-    assert_eq!(rules.state(), State::HalfOpen);
     assert_eq!(rules.tick(half_open_ends), Some(half_open_ends + WAIT));
-    assert_eq!(rules.state(), State::Open);
+    assert_eq!((rules.state(), hangs.generation + 1), (State::Open, rules.generation()));
 }
 
 #[test]
