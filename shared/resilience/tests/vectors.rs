@@ -8,8 +8,9 @@
 )]
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,11 +39,11 @@ struct Config {
 }
 
 impl Config {
-    fn build(&self) -> CircuitBreakerConfig {
+    fn build(&self) -> Result<CircuitBreakerConfig, String> {
         let window = match self.window_type.as_str() {
             "count" => Window::Count(self.window_size),
             "time" => Window::Time { seconds: self.window_size },
-            other => panic!("unknown window type {other}"),
+            other => return Err(format!("unknown window type {other}")),
         };
         CircuitBreakerConfig::builder()
             .window(window)
@@ -54,7 +55,7 @@ impl Config {
             .half_open_calls(self.half_open_calls)
             .without_half_open_max_wait()
             .build()
-            .unwrap()
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -87,17 +88,17 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(config: &Config) -> Self {
+    fn new(config: CircuitBreakerConfig) -> Self {
         let clock = ManualClock::new();
-        let breaker = CircuitBreaker::new("vectors", config.build(), Arc::new(clock.clone()));
+        let breaker = CircuitBreaker::new("vectors", config, Arc::new(clock.clone()));
         Self { breaker, clock, permits: HashMap::new() }
     }
 
     /// Makes a step, and says what can be seen after it.
-    fn make(&mut self, step: &Step) -> Expected {
+    fn make(&mut self, step: &Step) -> Result<Expected, String> {
         let mut permitted = None;
         match step.op.as_str() {
-            "advance" => self.clock.advance(Duration::from_millis(step.ms.unwrap())),
+            "advance" => self.clock.advance(Duration::from_millis(step.ms.ok_or("no ms")?)),
             "acquire" => {
                 let permit = self.breaker.acquire();
                 permitted = Some(permit.is_ok());
@@ -105,70 +106,155 @@ impl Replay {
                     self.permits.insert(call, permit);
                 }
             }
-            "success" => self.record(step, Outcome::Success),
-            "failure" => self.record(step, Outcome::Failure),
-            "cancel" => drop(self.permits.remove(&step.call.unwrap()).expect("a permit of that call")),
+            "success" => self.record(step, Outcome::Success)?,
+            "failure" => self.record(step, Outcome::Failure)?,
+            "cancel" => drop(self.take(step)?),
             "force_open" => self.breaker.force_open("vectors", ""),
             "disable" => self.breaker.disable("vectors", ""),
             "metrics_only" => self.breaker.metrics_only("vectors", ""),
             "open" => self.breaker.open("vectors", ""),
             "close" => self.breaker.close("vectors", ""),
             "reset" => self.breaker.reset("vectors", ""),
-            other => panic!("unknown op {other}"),
+            _ => return Err("unknown op".to_owned()),
         }
         let snapshot = self.breaker.snapshot();
         let window = Some(snapshot.window).filter(|_| step.expected.calls.is_some());
-        Expected {
+        Ok(Expected {
             permitted,
             state: snapshot.state.to_string(),
             calls: window.map(|window| window.calls()),
             failed: window.map(|window| window.failed()),
             slow: window.map(|window| window.slow()),
-        }
+        })
     }
 
-    fn record(&mut self, step: &Step, outcome: Outcome) {
-        let permit = self.permits.remove(&step.call.unwrap()).expect("a permit of that call");
+    fn take(&mut self, step: &Step) -> Result<Permit, String> {
+        let permit = step.call.and_then(|call| self.permits.remove(&call));
+        permit.ok_or_else(|| format!("no permit is out for call {:?}", step.call))
+    }
+
+    fn record(&mut self, step: &Step, outcome: Outcome) -> Result<(), String> {
+        let permit = self.take(step)?;
         let before = self.breaker.snapshot();
-        permit.record(CallReport::new(outcome).took(Duration::from_millis(step.duration_ms.unwrap())));
-        if step.stale {
-            let after = self.breaker.snapshot();
-            assert_eq!(after.totals.late, before.totals.late + 1, "a stale outcome is counted as late");
-            assert_eq!(after.generation, before.generation, "a stale outcome changes no state");
+        let took = Duration::from_millis(step.duration_ms.ok_or("no duration_ms")?);
+        permit.record(CallReport::new(outcome).took(took));
+        let after = self.breaker.snapshot();
+        if step.stale && (after.totals.late, after.generation) != (before.totals.late + 1, before.generation)
+        {
+            return Err("a stale outcome is counted as late and changes no state".to_owned());
         }
+        Ok(())
     }
 }
 
-/// `std::env::var` is kept for the services' configuration; this is a test's own switch.
-fn file() -> String {
-    let other = std::env::vars().find(|(name, _)| name == "BREAKER_VECTORS").map(|(_, path)| path);
-    other.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/resilience4j.jsonl").to_owned())
+/// How much a file held.
+#[derive(Debug, PartialEq)]
+struct Replayed {
+    histories: usize,
+    steps: usize,
 }
 
-#[test]
-#[allow(clippy::print_stdout, reason = "it reports how much it replayed")]
-fn every_step_of_every_recorded_history_is_the_same() {
-    let path = file();
-    let reader = BufReader::new(File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}")));
+/// Replays every history of `text`. An error says where the first difference is: the seed and the number of the step, which
+/// counts from 0.
+fn replay(text: &str) -> Result<Replayed, String> {
     let (mut histories, mut steps) = (0, 0);
-    for line in reader.lines() {
-        let line = line.unwrap();
-        if line.trim().is_empty() {
-            continue;
-        }
-        let history: History = serde_json::from_str(&line).unwrap();
-        let mut replay = Replay::new(&history.config);
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line_number = index + 1;
+        let history: History =
+            serde_json::from_str(line).map_err(|error| format!("line {line_number}: no history: {error}"))?;
+        let seed = history.seed;
+        let config =
+            history.config.build().map_err(|error| format!("seed {seed}, configuration: {error}"))?;
+        let mut replay = Replay::new(config);
         for (index, step) in history.steps.iter().enumerate() {
-            let seen = replay.make(step);
-            assert_eq!(
-                seen, step.expected,
-                "seed {}, step {index} ({}): left is ours, right is recorded",
-                history.seed, step.op
-            );
+            let at = format!("seed {seed}, step {index} ({})", step.op);
+            let ours = replay.make(step).map_err(|error| format!("{at}: {error}"))?;
+            if ours != step.expected {
+                return Err(format!("{at}:\n  recorded {:?}\n      ours {ours:?}", step.expected));
+            }
             steps += 1;
         }
         histories += 1;
     }
-    println!("replayed {histories} histories, {steps} steps, from {path}");
-    assert!(histories > 0, "{path} holds no history");
+    if histories == 0 {
+        return Err("no history".to_owned());
+    }
+    Ok(Replayed { histories, steps })
+}
+
+/// The text of the file at `path`. Cargo runs a test in the directory of its package, so a relative path is also looked for
+/// where the caller's shell stands, and at the root of the workspace.
+fn read(path: &Path, shell: Option<PathBuf>) -> Result<(PathBuf, String), String> {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let bases = [shell, Some(package.to_owned()), package.ancestors().nth(2).map(Path::to_owned)];
+    // An absolute path replaces the base that it is joined to.
+    let mut candidates: Vec<_> = bases.into_iter().flatten().map(|base| base.join(path)).collect();
+    candidates.dedup();
+    let found = candidates.iter().find(|candidate| candidate.is_file());
+    let found = found.ok_or_else(|| format!("BREAKER_VECTORS: no such file: {candidates:?}"))?;
+    let text = fs::read_to_string(found).map_err(|error| format!("{}: {error}", found.display()))?;
+    Ok((found.clone(), text))
+}
+
+/// `std::env::var` is kept for the services' configuration; these are a test's own switches.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::vars_os().find(|(known, _)| known == name).map(|(_, value)| value.into())
+}
+
+#[test]
+fn every_step_of_every_recorded_history_is_the_same() {
+    let path = variable("BREAKER_VECTORS").unwrap_or_else(|| "tests/data/resilience4j.jsonl".into());
+    let (path, text) = read(&path, variable("PWD")).unwrap_or_else(|error| panic!("{error}"));
+    let path = path.display();
+    match replay(&text) {
+        // Not by a macro, whose output the test harness keeps to itself when a test passes.
+        Ok(Replayed { histories, steps }) => {
+            writeln!(std::io::stdout(), "replayed {histories} histories, {steps} steps, from {path}")
+                .unwrap();
+        }
+        Err(difference) => panic!("{path}: {difference}"),
+    }
+}
+
+/// One history of three steps.
+fn history(seed: u64, last_state: &str) -> String {
+    let config = r#"{"window_type":"count","window_size":2,"minimum_calls":1,"failure_rate_percent":50,
+        "slow_call_rate_percent":100,"slow_call_ms":100,"open_wait_ms":5005,"half_open_calls":1}"#;
+    let steps = format!(
+        r#"{{"op":"acquire","permitted":true,"call":0,"state":"closed","calls":0,"failed":0,"slow":0}},
+        {{"op":"advance","ms":10,"state":"closed"}},
+        {{"op":"failure","call":0,"duration_ms":10,"state":"{last_state}"}}"#
+    );
+    format!(r#"{{"seed":{seed},"config":{config},"steps":[{steps}]}}"#).replace('\n', "")
+}
+
+#[test]
+fn the_first_difference_is_told_with_its_seed_and_step() {
+    let all_well = format!("{}\n\n{}\n", history(7, "open"), history(8, "open"));
+    assert_eq!(replay(&all_well), Ok(Replayed { histories: 2, steps: 6 }));
+    let differs = format!("{}\n{}\n", history(7, "open"), history(8, "closed"));
+    let difference = replay(&differs).unwrap_err();
+    assert!(difference.starts_with("seed 8, step 2 (failure):\n"), "{difference}");
+    let odd = history(9, "open").replace("advance", "jump");
+    assert_eq!(replay(&odd), Err("seed 9, step 1 (jump): unknown op".to_owned()));
+    let window = history(9, "open").replace("count", "moon");
+    assert_eq!(replay(&window), Err("seed 9, configuration: unknown window type moon".to_owned()));
+    assert!(replay("\n{}").unwrap_err().starts_with("line 2: no history: "));
+    assert_eq!(replay("\n"), Err("no history".to_owned()));
+}
+
+#[test]
+fn a_file_is_found_by_an_absolute_path_and_from_the_shell_the_package_or_the_workspace() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let data = package.join("tests/data");
+    for (path, shell) in [
+        (data.join("resilience4j.jsonl"), None),
+        ("resilience4j.jsonl".into(), Some(data)),
+        ("tests/data/resilience4j.jsonl".into(), None),
+        ("shared/resilience/tests/data/resilience4j.jsonl".into(), Some("/nowhere".into())),
+    ] {
+        assert!(read(&path, shell).is_ok(), "{}", path.display());
+    }
+    let error = read(Path::new("no-such.jsonl"), None).unwrap_err();
+    assert!(error.starts_with("BREAKER_VECTORS: no such file") && error.contains("no-such.jsonl"), "{error}");
 }
