@@ -41,7 +41,7 @@ pub use outlook::Outlook;
 pub use permit::{BorrowedPermit, CallReport, Permit};
 use rules::{Admitted, Change, Rejected, Rules, Settlement};
 pub use snapshot::Snapshot;
-pub use state::{CallTotals, Outcome, State, Transition, TripReason};
+pub use state::{CallTotals, Outcome, RejectReason, State, Transition, TripReason};
 use sync::{AtomicU64, Mutex, Ordering};
 pub use window::{Window, WindowCounts};
 use word::Word;
@@ -58,8 +58,19 @@ pub struct CallNotPermitted {
 }
 
 impl CallNotPermitted {
+    /// Why, in one word.
+    pub fn reason(&self) -> RejectReason {
+        match self.state {
+            State::Open => RejectReason::OpenWait,
+            State::HalfOpen => RejectReason::ProbesOut,
+            State::ForcedOpen => RejectReason::ForcedOpen,
+            // The other two admit everything.
+            State::Closed | State::Disabled | State::MetricsOnly => RejectReason::Ramp,
+        }
+    }
+
     fn what(&self) -> &'static str {
-        if self.state == State::Closed {
+        if self.reason() == RejectReason::Ramp {
             "closed and admits only a share of the calls"
         } else {
             self.state.as_str()

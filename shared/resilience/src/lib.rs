@@ -45,8 +45,8 @@ pub use balance::{
 pub use breaker::{
     AfterHalfOpen, BorrowedPermit, CallFailed, CallNotPermitted, CallReport, CallTotals, CircuitBreaker,
     CircuitBreakerConfig, CircuitBreakerConfigBuilder, Event, EventKind, InvalidConfig, Mode, OnDrop,
-    OpenWait, Operator, Outcome, Outlook, Permit, Snapshot, State, Transition, TripReason, Watched, Watcher,
-    Window, WindowCounts,
+    OpenWait, Operator, Outcome, Outlook, Permit, RejectReason, Snapshot, State, Transition, TripReason,
+    Watched, Watcher, Window, WindowCounts,
 };
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{

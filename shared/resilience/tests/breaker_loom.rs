@@ -1,8 +1,10 @@
-//! loom explores every interleaving of the state word, the lock and the counters around a few calls.
+//! loom explores every interleaving of the state word, the lock and the counters around a few calls: one transition for each
+//! crossing of a threshold, no double count in the window, no lost probe slot, each permit settled exactly once.
 //!
 //! Runs only where the crate is built with loom's primitives, into a target directory of its own:
 //! `RUSTFLAGS="--cfg loom" cargo test -p resilience --test breaker_loom --release --target-dir target/loom`.
-//! `LOOM_MAX_PREEMPTIONS` sets how often a thread may be interrupted, 4 unless set; more takes longer.
+//! `LOOM_MAX_PREEMPTIONS` sets how often a thread may be interrupted, 4 unless set; more takes longer. `make test` runs it with
+//! 2, `make test-deep` with 5.
 
 #![allow(
     clippy::unwrap_used,
@@ -98,6 +100,17 @@ fn the_window_counts_each_call_once() {
         race(&breaker, |breaker| breaker.acquire_borrowed().unwrap().success());
         let snapshot = breaker.snapshot();
         assert_eq!((snapshot.window.success, snapshot.totals.success), (3, 3));
+    });
+}
+
+#[test]
+fn a_full_window_loses_one_call_for_each_that_enters() {
+    explore(|| {
+        let (breaker, _) = breaker(config().failure_rate_percent(100.0));
+        breaker.acquire().unwrap().failure();
+        race(&breaker, |breaker| breaker.acquire_borrowed().unwrap().success());
+        let window = breaker.snapshot().window;
+        assert_eq!((window.success, window.calls()), (2, 2));
     });
 }
 

@@ -39,7 +39,7 @@ pub enum EventKind {
     },
     /// Calls were rejected. Sampled: one event for the first, second, fourth, eighth … rejection of a generation.
     CallRejected {
-        /// The state that rejected them.
+        /// The state that rejected them. Closed where a ramp admits only a share of the calls.
         state: State,
         /// How many in this generation so far.
         count: u64,

@@ -36,8 +36,8 @@ pub struct Snapshot {
     pub transitions: Vec<(Transition, u64)>,
 }
 
-/// A share in percent, where there are enough calls to speak of one.
+/// A share in percent, where there are enough calls to speak of one: `minimum`, which is at least 1.
 #[allow(clippy::cast_precision_loss, reason = "a window holds fewer calls than an f64 counts exactly")]
 pub(super) fn rate(part: u64, calls: u64, minimum: u32) -> Option<f64> {
-    (calls > 0 && calls >= u64::from(minimum)).then(|| part as f64 * 100.0 / calls as f64)
+    (calls >= u64::from(minimum)).then(|| part as f64 * 100.0 / calls as f64)
 }

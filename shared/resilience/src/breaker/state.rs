@@ -117,6 +117,40 @@ pub struct Transition {
     pub reason: TripReason,
 }
 
+/// Why a call was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// The breaker is open and its wait is not over.
+    OpenWait,
+    /// All probes of the half-open state are out or used.
+    ProbesOut,
+    /// It is forced open.
+    ForcedOpen,
+    /// It has closed again and admits only a growing share of the calls.
+    Ramp,
+}
+
+impl RejectReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::OpenWait, Self::ProbesOut, Self::ForcedOpen, Self::Ramp];
+
+    /// The name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenWait => "open_wait",
+            Self::ProbesOut => "probes_out",
+            Self::ForcedOpen => "forced_open",
+            Self::Ramp => "ramp",
+        }
+    }
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {

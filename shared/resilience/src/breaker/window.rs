@@ -312,13 +312,38 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_time_window_forgets_even_the_current_second() {
+    fn a_second_that_leaves_takes_its_calls_of_every_class_along() {
         let mut ring = Ring::new(Window::Time { seconds: 2 });
+        let classes = [Class::Success, Class::Failure, Class::SlowSuccess, Class::SlowFailure];
+        for (second, times) in [(0.0, 3), (1.0, 1)] {
+            for class in classes {
+                (0..times).for_each(|_| ring.add(class, || at(second)));
+            }
+        }
+        let left = WindowCounts { success: 1, failure: 1, slow_success: 1, slow_failure: 1 };
+        assert_eq!(ring.counts_at(at(2.0)), left);
+    }
+
+    #[test]
+    fn a_cleared_time_window_forgets_even_the_current_second() {
+        let mut ring = Ring::new(Window::Time { seconds: 3 });
         ring.add(Class::Failure, || at(5.0));
         ring.clear();
         ring.add(Class::Success, || at(5.5));
         assert_eq!(*ring.counts(), WindowCounts { success: 1, ..WindowCounts::default() });
-        assert_eq!(ring.counts_at(at(7.0)).calls(), 0);
+        ring.add(Class::SlowFailure, || at(6.5));
+        // The second that leaves takes along what was added since, and nothing of before.
+        assert_eq!(ring.counts_at(at(8.0)), WindowCounts { slow_failure: 1, ..WindowCounts::default() });
+        assert_eq!(ring.counts_at(at(9.0)).calls(), 0);
+    }
+
+    #[test]
+    fn a_clear_disowns_the_seconds_that_have_not_left_yet() {
+        let mut ring = Ring::new(Window::Time { seconds: 3 });
+        ring.add(Class::Failure, || at(5.0));
+        ring.clear();
+        ring.add(Class::Success, || at(6.0));
+        assert_eq!(ring.counts_at(at(8.0)), WindowCounts { success: 1, ..WindowCounts::default() });
     }
 
     #[test]

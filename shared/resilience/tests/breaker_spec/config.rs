@@ -16,6 +16,7 @@ fn the_defaults_are_those_of_the_specification() {
     assert_eq!((config.slow_call(), config.slow_call_rate_percent()), (Some(secs(60)), Some(100.0)));
     assert_eq!((config.failure_threshold(), config.half_open_calls()), (0, 10));
     assert_eq!(*config.open_wait_policy(), OpenWait::fixed(secs(60)));
+    assert_eq!(config.open_wait(), secs(60));
     assert_eq!(
         (config.half_open_max_wait(), config.after_half_open()),
         (Some(secs(60)), AfterHalfOpen::Open)
@@ -262,4 +263,13 @@ async fn a_backend_that_hangs_under_an_outer_timeout_opens_the_breaker() {
         assert!(tokio::time::timeout(secs(5), hang).await.is_err());
     }
     assert_eq!(breaker.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_call_timeout_belongs_to_the_caller_who_reports_a_timeout_as_a_failure() {
+    let clock = std::sync::Arc::new(resilience::SystemClock::new());
+    let breaker = resilience::CircuitBreaker::new("timeout", small().build().unwrap(), clock);
+    let hang = tokio::time::timeout(secs(5), std::future::pending::<()>());
+    assert!(breaker.call(hang).await.is_err());
+    assert_eq!(breaker.snapshot().window, WindowCounts { failure: 1, ..WindowCounts::default() });
 }

@@ -1,6 +1,6 @@
 //! "Record in HALF_OPEN", the longest half-open, and the ramp after it.
 
-use resilience::{AfterHalfOpen, OpenWait, Outcome, State, TripReason, Window};
+use resilience::{AfterHalfOpen, OnDrop, OpenWait, Outcome, RejectReason, State, TripReason, Window};
 
 use super::support::{Rig, WAIT, ms, secs, small, touchy};
 
@@ -62,6 +62,17 @@ fn beside_a_failure_rate_the_run_of_failures_goes_on_into_half_open() {
     rig.succeed(1);
     rig.fail(1);
     assert_eq!((rig.state(), rig.snapshot().consecutive_failures), (State::HalfOpen, 1));
+}
+
+#[test]
+fn a_probe_that_is_dropped_follows_on_drop_too() {
+    for (held, state) in [(ms(4999), State::HalfOpen), (secs(5), State::Open)] {
+        let rig = Rig::due(touchy().on_drop(OnDrop::FailureAfter(secs(5))));
+        let probe = rig.acquire();
+        rig.advance(held);
+        drop(probe);
+        assert_eq!((rig.state(), rig.snapshot().half_open_permits), (state, 0), "held {held:?}");
+    }
 }
 
 #[test]
@@ -230,6 +241,7 @@ fn the_ramp_admits_the_first_call_and_tells_the_others_when_its_share_grows() {
     rig.acquire().success();
     let rejection = rig.breaker.acquire().unwrap_err();
     assert_eq!((rejection.state, rejection.retry_after), (State::Closed, Some(secs(10))));
+    assert_eq!(rejection.reason(), RejectReason::Ramp);
     assert_eq!(rejection.to_string(), "circuit breaker is closed and admits only a share of the calls");
 }
 

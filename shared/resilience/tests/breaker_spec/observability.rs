@@ -1,8 +1,8 @@
 //! "Observability".
 
 use resilience::{
-    CallTotals, CircuitBreaker, Event, EventKind, Operator, Outcome, State, Transition, TripReason, Watched,
-    Window, WindowCounts,
+    CallTotals, CircuitBreaker, Event, EventKind, Operator, Outcome, RejectReason, State, Transition,
+    TripReason, Watched, Window, WindowCounts,
 };
 
 use super::support::{Rig, WAIT, ms, secs, small, touchy};
@@ -174,11 +174,20 @@ fn a_snapshot_has_state_since_generation_openings_transitions_and_the_next_probe
 }
 
 #[test]
-fn states_and_reasons_have_distinct_names() {
+fn states_and_reasons_have_distinct_names_which_are_how_they_are_shown() {
     let mut names: Vec<_> = State::ALL.iter().map(|state| state.as_str()).collect();
     names.extend(TripReason::ALL.iter().map(|reason| reason.as_str()));
     let all = names.len();
+    let shown = State::ALL.map(|state| state.to_string()).into_iter();
+    assert!(shown.chain(TripReason::ALL.map(|reason| reason.to_string())).eq(names.iter().copied()));
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+#[test]
+fn reasons_of_rejections_have_distinct_names() {
+    let names = RejectReason::ALL.map(|reason| (reason.as_str(), reason.to_string()));
+    let expected = ["open_wait", "probes_out", "forced_open", "ramp"];
+    assert_eq!(names, expected.map(|name| (name, name.to_owned())));
 }

@@ -1,4 +1,5 @@
-//! "What the others get wrong": each is a test of ours.
+//! "What the others get wrong": each is a test of ours. That resilience4j follows wall-clock steps is in
+//! `clock::wall_clock_jumps_change_nothing`; gobreaker's lock over a shared store has no counterpart in a crate without one.
 
 use resilience::{CircuitBreakerConfig, State, Window};
 

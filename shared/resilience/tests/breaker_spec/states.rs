@@ -72,7 +72,9 @@ fn the_configuration_enters_them_too() {
         (Mode::MetricsOnly, State::MetricsOnly),
     ];
     for (mode, state) in modes {
-        assert_eq!(Rig::new(small().mode(mode)).state(), state);
+        let rig = Rig::new(small().mode(mode));
+        assert_eq!((rig.state(), rig.breaker.config().mode()), (state, mode));
+        assert_eq!(rig.breaker.config().is_enabled(), mode != Mode::Disabled);
     }
 }
 

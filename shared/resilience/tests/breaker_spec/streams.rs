@@ -1,6 +1,6 @@
 //! "Streams".
 
-use resilience::{Outcome, State, WindowCounts};
+use resilience::{OnDrop, Outcome, State, WindowCounts};
 
 use super::support::{Rig, ms, secs, small, touchy};
 
@@ -77,4 +77,21 @@ fn a_duration_that_the_caller_reports_comes_before_the_first_token_time() {
     permit.first_chunk();
     permit.record(resilience::CallReport::new(Outcome::Success).took(secs(1)));
     assert_eq!(rig.window().slow_success, 1);
+}
+
+#[test]
+fn before_the_first_chunk_a_drop_follows_on_drop_and_after_it_no_more() {
+    for (has_begun, expected) in [
+        (false, WindowCounts { slow_failure: 1, ..WindowCounts::default() }),
+        (true, WindowCounts { success: 1, ..WindowCounts::default() }),
+    ] {
+        let rig = Rig::new(small().on_drop(OnDrop::FailureAfter(secs(5))));
+        let mut permit = rig.acquire();
+        if has_begun {
+            permit.first_chunk();
+        }
+        rig.advance(secs(5));
+        drop(permit);
+        assert_eq!(rig.window(), expected);
+    }
 }

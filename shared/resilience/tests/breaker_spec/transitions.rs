@@ -1,6 +1,6 @@
 //! "Transitions": acquire, rejection, record, late outcomes, cancel and panic.
 
-use resilience::{CallNotPermitted, State, TripReason};
+use resilience::{CallNotPermitted, RejectReason, State, TripReason};
 
 use super::support::{Rig, WAIT, ms, small, touchy};
 
@@ -92,9 +92,20 @@ fn a_rejection_says_the_state_and_when_to_come_back() {
     let rejection = rig.breaker.acquire().unwrap_err();
     assert_eq!(rejection, CallNotPermitted { state: State::Open, retry_after: Some(ms(20_000)) });
     assert_eq!(rejection.to_string(), "circuit breaker is open");
+    assert_eq!(rejection.reason(), RejectReason::OpenWait);
     rig.breaker.force_open("test", "");
     let rejection = rig.breaker.acquire().unwrap_err();
     assert_eq!(rejection, CallNotPermitted { state: State::ForcedOpen, retry_after: None });
+    assert_eq!(rejection.reason(), RejectReason::ForcedOpen);
+}
+
+#[test]
+fn a_rejection_in_half_open_says_that_all_probes_are_out_and_cannot_say_when_to_come_back() {
+    let rig = Rig::due(touchy());
+    let probe = rig.acquire();
+    let rejection = rig.breaker.acquire().unwrap_err();
+    assert_eq!((rejection.reason(), rejection.retry_after), (RejectReason::ProbesOut, None));
+    drop(probe);
 }
 
 #[test]
