@@ -20,12 +20,28 @@ test: ## Run all tests, unit and end to end; installs redis-server if need be
 	tests/setup --for test
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace $(ARGS)
+	LOOM_MAX_PREEMPTIONS=2 $(LOOM)
+
+# loom stands in for the locks and atomics, so that everything is built anew, in a directory of its own.
+LOOM = RUSTFLAGS="--cfg loom" cargo test --locked --release --package resilience --test breaker_loom --target-dir target/loom
 
 .PHONY: test-deep
 test-deep: ## Long runs of the circuit breaker's properties and of loom (CASES=20000, PREEMPTIONS=5)
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test --locked --release --package resilience --test breaker_model
-	LOOM_MAX_PREEMPTIONS=$(or $(PREEMPTIONS),5) RUSTFLAGS="--cfg loom" cargo test --locked --release \
-		--package resilience --test breaker_loom --target-dir target/loom
+	LOOM_MAX_PREEMPTIONS=$(or $(PREEMPTIONS),5) $(LOOM)
+
+.PHONY: mutants
+mutants: ## Break the core of the resilience crate in every small way, and see that a test notices (ARGS="--file GLOB")
+	@. tests/tools.sh && need_cargo_mutants && PATH="$$TOOLS/bin:$$PATH" PROPTEST_CASES=32 \
+		cargo mutants --package resilience --output target/mutants $(ARGS)
+
+.PHONY: miri
+miri: ## Run the breaker's rules and specification in Miri, which knows undefined behaviour when it sees it
+	@. tests/tools.sh && need_miri && $(MIRI) || [ $$? -eq 3 ]
+
+# No isolation: the tests read the clock and the environment. Permissive: parking_lot keeps pointers in integers.
+MIRI = MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" PROPTEST_CASES=2 \
+	cargo +nightly miri test --locked --package resilience --lib --test breaker_spec --target-dir target/miri
 
 .PHONY: fuzz
 fuzz: ## Fuzz the decoders, the cache value and the configuration, one after the other (SECONDS=600 each, ONLY=target)

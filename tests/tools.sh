@@ -14,10 +14,11 @@ JAEGER_VERSION=v1.76.0 # the module's tag of the release that is also called Jae
 BUF_VERSION=1.75.0
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
+CARGO_MUTANTS_VERSION=27.1.0
 GRPCIO_VERSION=1.85.1
 MODULAR_VERSION=26.6.0
-export GRPCURL_VERSION GRPC_HEALTH_PROBE_VERSION JAEGER_VERSION BUF_VERSION CARGO_DENY_VERSION GRPCIO_VERSION \
-    MODULAR_VERSION
+export GRPCURL_VERSION GRPC_HEALTH_PROBE_VERSION JAEGER_VERSION BUF_VERSION CARGO_DENY_VERSION \
+    CARGO_FUZZ_VERSION CARGO_MUTANTS_VERSION GRPCIO_VERSION MODULAR_VERSION
 
 # say TEXT: to stderr; LAST_SAID keeps it, for whoever must give a reason later.
 say() { LAST_SAID=$*; printf '%s\n' "$LAST_SAID" >&2; }
@@ -102,6 +103,25 @@ need_cargo_fuzz() {
     say "installing cargo-fuzz $CARGO_FUZZ_VERSION from crates.io into target/tools (a minute, once)"
     CARGO_TARGET_DIR=$TOOLS/build/cargo-fuzz cargo install cargo-fuzz --version "$CARGO_FUZZ_VERSION" --locked \
         --quiet --debug --root "$TOOLS" && rm -rf "$TOOLS/build/cargo-fuzz"
+}
+
+# need_cargo_mutants: breaks the code in small ways, to see whether a test notices.
+need_cargo_mutants() {
+    [ "$("$TOOLS/bin/cargo-mutants" --version 2>/dev/null)" = "cargo-mutants $CARGO_MUTANTS_VERSION" ] && return 0
+    say "installing cargo-mutants $CARGO_MUTANTS_VERSION from crates.io into target/tools (a minute or two, once)"
+    CARGO_TARGET_DIR=$TOOLS/build/cargo-mutants cargo install cargo-mutants --version "$CARGO_MUTANTS_VERSION" \
+        --locked --quiet --debug --root "$TOOLS" && rm -rf "$TOOLS/build/cargo-mutants"
+}
+
+# need_miri: the interpreter that comes with nightly toolchains only; 3 where there is none to be had.
+need_miri() {
+    cargo +nightly miri --version >/dev/null 2>&1 && return 0
+    if have rustup; then
+        say "installing the nightly toolchain with Miri by rustup"
+        rustup toolchain install nightly --profile minimal --component miri,rust-src >&2 && return 0
+    fi
+    say "skipped: no nightly toolchain with Miri is to be had here"
+    return 3
 }
 
 # need_go_tool NAME MODULE VERSION: builds NAME from the Go module proxy into target/tools/bin.

@@ -108,7 +108,7 @@ async fn a_dropped_caller_gives_back_its_place_and_a_slot_on_its_way() {
     assert_eq!(bulkhead.snapshot().in_flight, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn callers_on_many_tasks_never_exceed_the_slots() {
     let bulkhead = bulkhead(3, 64, ms(10_000));
     let mut tasks = tokio::task::JoinSet::new();
