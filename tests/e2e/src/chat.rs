@@ -61,6 +61,8 @@ pub struct Streamed {
     pub start: Option<StreamStart>,
     /// The text of its deltas.
     pub text: String,
+    /// The reasoning of its deltas.
+    pub reasoning: String,
     /// How many deltas there were.
     pub deltas: usize,
     /// Where it changed hands.
@@ -101,10 +103,12 @@ impl Streamed {
             Event::Delta(delta) => {
                 self.deltas += 1;
                 self.text.push_str(&delta.text);
+                self.reasoning.push_str(&delta.reasoning);
             }
             Event::Handover(handover) => {
                 assert!(self.start.is_some(), "a handover before the start");
-                assert_eq!(handover.delivered_bytes, self.text.len() as u64, "{handover:?}");
+                let delivered = self.text.len() + self.reasoning.len();
+                assert_eq!(handover.delivered_bytes, delivered as u64, "{handover:?}");
                 self.handovers.push(handover);
             }
             Event::End(end) => self.end = Some(end),
