@@ -315,6 +315,7 @@ mod tests {
     #[test]
     fn the_iterator_gives_the_waits_in_order() {
         let delays = backoff(Jitter::Equal).delays(Arc::new(Always(0.5)));
+        assert_eq!(delays.size_hint(), (usize::MAX, None), "without end");
         assert_eq!(delays.take(5).collect::<Vec<_>>(), [ms(75), ms(150), ms(300), ms(600), ms(750)]);
     }
 

@@ -338,6 +338,15 @@ mod tests {
     }
 
     #[test]
+    fn a_second_leaves_only_once_though_its_bucket_is_not_used_again() {
+        let mut ring = Ring::new(Window::Time { seconds: 2 });
+        ring.add(Class::Failure, || at(0.0));
+        ring.add(Class::Success, || at(1.0));
+        ring.add(Class::Success, || at(3.0));
+        assert_eq!(ring.counts_at(at(4.0)), WindowCounts { success: 1, ..WindowCounts::default() });
+    }
+
+    #[test]
     fn a_clear_disowns_the_seconds_that_have_not_left_yet() {
         let mut ring = Ring::new(Window::Time { seconds: 3 });
         ring.add(Class::Failure, || at(5.0));

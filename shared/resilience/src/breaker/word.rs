@@ -87,6 +87,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_flag_is_a_bit_of_its_own() {
+        let flags = |bits| {
+            let word = Word::from_bits(bits);
+            (word.is_stamped(), !word.admits_at_once(), word.is_timed())
+        };
+        assert_eq!(flags(0), (false, false, false));
+        assert_eq!(flags(Word::STAMPED), (true, false, false));
+        assert_eq!(flags(Word::RAMPING), (false, true, false));
+        assert_eq!(flags(Word::TIMED), (false, false, true));
+    }
+
+    #[test]
     fn each_state_survives_the_packing_and_three_admit_at_once() {
         for state in State::ALL {
             let word = Word::from_bits(code(state) | 7 << Word::GENERATION_SHIFT);

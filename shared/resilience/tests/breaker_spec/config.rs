@@ -83,6 +83,7 @@ fn the_extremes_that_make_sense_are_accepted() {
         small().window(Window::Count(1)).minimum_calls(1).failure_rate_percent(100.0).half_open_calls(1),
         small().failure_rate_percent(f64::MIN_POSITIVE),
         small().window(Window::Time { seconds: 1 }).minimum_calls(u32::MAX),
+        small().window(Window::Count(Window::MAX)),
         small().open_wait(OpenWait::exponential(ms(1), 1.0, ms(1)).with_jitter(0.0)),
         small().half_open_ramp(&[100], ms(1)),
     ];

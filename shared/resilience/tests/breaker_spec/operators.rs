@@ -114,6 +114,18 @@ fn a_new_generation_begins_only_where_the_windows_shape_changes() {
 }
 
 #[test]
+fn in_metrics_only_too_a_new_generation_begins_only_where_the_windows_shape_changes() {
+    let rig = Rig::new(small());
+    rig.breaker.metrics_only("test", "");
+    rig.fail(1);
+    let generation = rig.generation();
+    assert!(!rig.breaker.reconfigure(small().failure_rate_percent(20.0).build().unwrap(), "ann", ""));
+    assert_eq!((rig.generation(), rig.calls(), rig.state()), (generation, 1, State::MetricsOnly));
+    assert!(rig.breaker.reconfigure(small().window(Window::Count(5)).build().unwrap(), "ann", ""));
+    assert_eq!((rig.generation(), rig.calls(), rig.state()), (generation + 1, 0, State::MetricsOnly));
+}
+
+#[test]
 fn in_half_open_the_windows_shape_is_the_number_of_probes() {
     let rig = Rig::due(small());
     let probe = rig.acquire();

@@ -37,7 +37,9 @@ fn a_fixed_wait_is_always_the_same() {
 
 #[test]
 fn an_exponential_wait_grows_with_the_number_of_consecutive_openings_up_to_its_cap() {
-    let rig = Rig::new(touchy().open_wait(OpenWait::exponential(secs(10), 2.0, secs(60))));
+    let wait = OpenWait::exponential(secs(10), 2.0, secs(60));
+    assert_eq!((wait.base(), wait.multiplier(), wait.cap()), (secs(10), 2.0, secs(60)));
+    let rig = Rig::new(touchy().open_wait(wait));
     assert_eq!(waits(&rig, 6), [10, 20, 40, 60, 60, 60].map(secs));
 }
 
