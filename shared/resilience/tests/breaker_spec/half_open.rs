@@ -234,6 +234,16 @@ fn after_closing_the_ramp_admits_a_growing_share_over_a_time() {
 }
 
 #[test]
+fn a_share_that_is_no_part_of_a_hundred_is_admitted_exactly_too() {
+    let rig = Rig::due(small().half_open_ramp(&[30, 70], secs(20)));
+    rig.succeed(2);
+    for share in [30, 70] {
+        assert_eq!(admitted_of(&rig, 100), share);
+        rig.advance(secs(10));
+    }
+}
+
+#[test]
 fn the_ramp_admits_the_first_call_and_tells_the_others_when_its_share_grows() {
     let rig = Rig::due(small().half_open_ramp(&[10, 50], secs(30)));
     rig.succeed(2);
