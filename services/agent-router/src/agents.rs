@@ -9,7 +9,7 @@ use service_kit::config::Endpoint;
 
 use crate::backend::{Backend, Store, Target};
 use crate::cache::AnswerCache;
-use crate::config::{Kind, MidStream};
+use crate::config::{AgentCacheConfig, Kind, MidStream};
 use crate::settings::{AgentSettings, ModelTier, Settings, TierSettings};
 use crate::upstream::HttpClient;
 use crate::upstream::ollama::OllamaBackend;
@@ -37,6 +37,8 @@ pub struct Agent {
     pub chain: FallbackChain<Backend>,
     /// The models that may answer, by the upstreams' own names: sorted, each once.
     pub models: Vec<String>,
+    /// What earlier answers are used for.
+    pub cache: AgentCacheConfig,
     /// How long its answers are kept; `None` when its chain has no cache.
     pub keep_answers: Option<Duration>,
 }
@@ -88,6 +90,7 @@ impl Agents {
                     mid_stream: agent.mid_stream,
                     chain: chain(&agent.tiers),
                     models: models(settings, &agent.tiers),
+                    cache: agent.cache,
                     keep_answers: keep_answers(agent),
                 })
             })
@@ -107,6 +110,7 @@ impl Agents {
                     mid_stream: MidStream::Error,
                     chain: chain(&names),
                     models: models(settings, &names),
+                    cache: AgentCacheConfig::default(),
                     keep_answers: None,
                 })
             });

@@ -5,6 +5,7 @@
 //! that is slow or gone costs a request at most the response timeout of one read, and its breaker soon spares it that.
 
 mod key;
+mod policy;
 mod store;
 mod value;
 
@@ -20,6 +21,7 @@ use crate::metrics::CacheMetrics;
 use crate::settings::CacheSettings;
 use crate::upstream::UpstreamError;
 pub use key::CacheKey;
+pub use policy::is_deterministic;
 pub use store::Store;
 use store::{StoreKeeper, Stored};
 use value::Format;

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod cache;
 pub mod chat;
 pub mod config;
+pub mod flights;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -146,6 +146,7 @@ pub struct ChainMetrics {
     served: Family<TierLabels, Counter>,
     attempts_per_request: Histogram,
     interrupted: Family<TierLabels, Counter>,
+    coalesced: Family<Result, Counter>,
     malformed: Family<TierLabels, Counter>,
     retries: Family<ExtraLabels, Counter>,
     handovers: Family<HandoverLabels, Counter>,
@@ -160,10 +161,14 @@ impl ChainMetrics {
             served: Family::default(),
             attempts_per_request: Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]),
             interrupted: Family::default(),
+            coalesced: Family::default(),
             malformed: Family::default(),
             retries: Family::default(),
             handovers: Family::default(),
         };
+        for result in ["shared", "alone"] {
+            drop(metrics.coalesced.get_or_create(&Result { result }));
+        }
         for tier in tiers {
             let labels = TierLabels { tier: Arc::clone(&tier) };
             drop(metrics.served.get_or_create(&labels));
@@ -198,6 +203,11 @@ impl ChainMetrics {
             "aip_request_attempts",
             "Attempts per request, skipped ones included",
             metrics.attempts_per_request.clone(),
+        );
+        registry.register(
+            "aip_coalesced_requests",
+            "Requests that waited for an identical one: with its answer, or alone after all",
+            metrics.coalesced.clone(),
         );
         registry.register(
             "aip_streams_interrupted",
@@ -261,6 +271,11 @@ impl ChainMetrics {
     pub fn handover(&self, tier: &Arc<str>, result: Handover) {
         let labels = HandoverLabels { tier: Arc::clone(tier), result: result.as_str() };
         self.handovers.get_or_create(&labels).inc();
+    }
+
+    /// Counts a request that waited for an identical one.
+    pub(crate) fn coalesced(&self, result: &'static str) {
+        self.coalesced.get_or_create(&Result { result }).inc();
     }
 
     /// Counts a stream that failed after its first content.

@@ -1,6 +1,7 @@
 //! The router's gRPC services. Wire types begin and end here.
 
 mod circuit_breakers;
+mod coalesce;
 mod convert;
 mod fallback_chains;
 mod inference;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::chat::{Client, client, question, served_by};
 use crate::process::Process;
 use crate::sim::Sim;
-use crate::suite::{start_router, start_simulator};
+use crate::suite::{start_router, start_router_with, start_simulator};
 use crate::{eventually, http};
 
 /// The longest that Redis may hold a request: the response timeout, and what a machine under load is late.
@@ -29,6 +29,14 @@ impl Router {
     pub async fn start(variables: &[(&'static str, String)]) -> Self {
         let simulator = start_simulator().await;
         let process = start_router(&simulator, None, variables).await;
+        let sim = Sim::new(simulator.url("control"));
+        Self { process, sim, _simulator: simulator }
+    }
+
+    /// Starts it with a configuration file and these variables.
+    pub async fn start_with(file: &std::path::Path, variables: &[(&'static str, String)]) -> Self {
+        let simulator = start_simulator().await;
+        let process = start_router_with(&simulator, file, variables).await;
         let sim = Sim::new(simulator.url("control"));
         Self { process, sim, _simulator: simulator }
     }

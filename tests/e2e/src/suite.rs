@@ -1,5 +1,7 @@
 //! The suite: gateway, agent-router, api-server, simulated upstreams and, where wanted, a Redis.
 
+use std::path::Path;
+
 use crate::chat::{Client, client};
 use crate::process::Process;
 use crate::redis::Redis;
@@ -99,16 +101,34 @@ pub async fn start_router(
     redis: Option<&Redis>,
     variables: &[(&'static str, String)],
 ) -> Process {
-    let mut all = vec![
+    let mut own = over(simulator);
+    own.extend(redis.map(|redis| ("REDIS_URL", redis.url())));
+    start("agent-router", own, variables).await
+}
+
+/// Starts an agent-router over simulated upstreams with a configuration file.
+pub async fn start_router_with(
+    simulator: &Process,
+    file: &Path,
+    variables: &[(&'static str, String)],
+) -> Process {
+    let mut all = quick();
+    all.extend(over(simulator));
+    all.extend(variables.iter().cloned());
+    let file = file.to_str().expect("a path in UTF-8");
+    Process::start("agent-router", &["--config", file], &all).await
+}
+
+/// The variables of a router over simulated upstreams, on free ports.
+fn over(simulator: &Process) -> Vec<(&'static str, String)> {
+    vec![
         ("AIP__AGENT_ROUTER__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__AGENT_ROUTER__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ("MAX_SERVE_ENDPOINT", simulator.url("max")),
         ("OLLAMA_CPU_ENDPOINT", simulator.url("ollama")),
         ("AIP__TIERS__MAX__MODEL", "sim-max".to_owned()),
         ("AIP__TIERS__OLLAMA__MODEL", "sim-ollama".to_owned()),
-    ];
-    all.extend(redis.map(|redis| ("REDIS_URL", redis.url())));
-    start("agent-router", all, variables).await
+    ]
 }
 
 /// Starts a gateway in front of these routers (URLs with commas between them).

@@ -71,6 +71,7 @@ pub(super) fn served_by(
         cached: origin.cache_age.is_some(),
         cache_age: origin.cache_age.map(to_proto_duration),
         upstream_model: origin.upstream_model.to_string(),
+        coalesced: false,
     }
 }
 

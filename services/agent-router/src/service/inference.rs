@@ -15,14 +15,15 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::coalesce::{Coalescer, Joined, Landed, Lead};
 use super::convert;
 use super::stream::{ResponseStream, Streamed, Successors};
 use crate::agents::{Agent, Agents};
-use crate::answer::Answer;
+use crate::answer::{Answer, AnswerStream};
 use crate::backend::{Backend, is_model, kind_of};
-use crate::cache::{AnswerCache, CacheKey};
+use crate::cache::{AnswerCache, CacheKey, is_deterministic};
 use crate::chat::Chat;
-use crate::config::{Kind, MidStream};
+use crate::config::{CacheMode, Kind, MidStream};
 use crate::metrics::ChainMetrics;
 use crate::upstream::UpstreamError;
 
@@ -39,6 +40,7 @@ pub struct Inference {
 struct Shared {
     agents: Arc<Agents>,
     cache: Option<Arc<AnswerCache>>,
+    coalescer: Coalescer,
     metrics: ChainMetrics,
 }
 
@@ -54,7 +56,7 @@ struct Asked {
 impl Inference {
     /// The service for these agents.
     pub fn new(agents: Arc<Agents>, cache: Option<Arc<AnswerCache>>, metrics: ChainMetrics) -> Self {
-        Self { shared: Arc::new(Shared { agents, cache, metrics }) }
+        Self { shared: Arc::new(Shared { agents, cache, coalescer: Coalescer::default(), metrics }) }
     }
 
     fn admit(&self, request: wire::ChatRequest, extensions: &tonic::Extensions) -> Result<Asked, Status> {
@@ -70,11 +72,19 @@ impl Inference {
     }
 
     /// Keeps an answer that a model gave, where the agent and the request want that.
-    fn keep(&self, asked: &Asked, answer: &Answer) {
-        let keeps = asked.agent.keep_answers.filter(|_| asked.chat.may_store());
+    fn keep(&self, asked: &Asked, tier: &Tier<Backend>, answer: &Answer) {
+        let keeps = asked.agent.keep_answers.filter(|_| asked.chat.may_store() && asked.may_repeat(tier));
         if let (Some(cache), Some(ttl)) = (&self.shared.cache, keeps) {
             cache.store_soon(asked.key, answer, ttl);
         }
+    }
+
+    /// Leads identical requests or follows one, where that is safe.
+    async fn join(&self, asked: &Asked, streaming: bool) -> Joined {
+        if !asked.may_share() {
+            return Joined::Asks(None);
+        }
+        self.shared.coalescer.join(asked.key, asked.deadline, streaming, &self.shared.metrics).await
     }
 
     fn refused(&self, asked: &Asked, error: ChainError<UpstreamError>) -> Status {
@@ -202,11 +212,36 @@ impl Asked {
     }
 
     fn walk<'a>(
-        &self,
+        &'a self,
         streaming: bool,
         exclude: &'a (dyn Fn(&Tier<Backend>) -> Option<&'static str> + Send + Sync),
     ) -> Walk<'a, Backend> {
-        Walk { started: self.started, streaming, exclude, ..Walk::new(self.deadline) }
+        Walk { started: self.started, streaming, exclude, first: self.first(), ..Walk::new(self.deadline) }
+    }
+
+    /// The cache's tier, where it is read before the models.
+    fn first(&self) -> Option<&str> {
+        let reads = self.agent.cache.mode == CacheMode::ReadThrough && self.is_repeatable();
+        let mut tiers = self.agent.chain.tiers().iter();
+        let cache = tiers.find(|tier| kind_of(tier) == Some(Kind::Cache)).filter(|_| reads);
+        cache.map(|tier| &*tier.name)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        is_deterministic(self.chat.request().sampling.as_ref())
+    }
+
+    /// Whether it may have the answer of an identical request that is under way.
+    fn may_share(&self) -> bool {
+        let kept = self.agent.cache.coalesce && self.agent.keep_answers.is_some() && self.chat.may_store();
+        kept && self.chat.request().tier.is_empty() && self.is_repeatable()
+    }
+
+    /// Whether this tier's answer may be given again. An agent that repeats answers before it asks its models repeats those of its
+    /// first model only: a lesser one's would outlive the outage in which they were given.
+    fn may_repeat(&self, tier: &Tier<Backend>) -> bool {
+        let first = self.agent.chain.tiers().iter().find(|tier| is_model(tier));
+        self.agent.cache.mode != CacheMode::ReadThrough || first.is_some_and(|first| first.name == tier.name)
     }
 }
 
@@ -218,6 +253,10 @@ impl InferenceService for Inference {
     ) -> Result<Response<wire::ChatResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let asked = self.admit(request, &extensions)?;
+        let lead = match self.join(&asked, false).await {
+            Joined::Asks(lead) => lead,
+            Joined::Shares(landed) => return Ok(Response::new(shared_answer(&asked, &landed))),
+        };
         let exclude = asked.exclusion();
         let (chat, key) = (&asked.chat, asked.key);
         let ask = |backend: Arc<Backend>, deadline| async move { backend.chat(chat, key, deadline).await };
@@ -226,11 +265,12 @@ impl InferenceService for Inference {
         self.tell(&asked, &served.attempts);
         let tier = &asked.agent.chain.tiers()[served.tier];
         let answer = served.answer;
-        if is_model(tier) {
-            self.keep(&asked, &answer);
-        }
         let served_by =
             served.attempts.last().map(|answered| convert::served_by(tier, answered, &answer.origin));
+        if is_model(tier) {
+            self.keep(&asked, tier, &answer);
+            land(lead, tier, &answer, served_by.as_ref());
+        }
         Ok(Response::new(wire::ChatResponse {
             id: new_id(),
             model: asked.agent.name.to_string(),
@@ -255,6 +295,12 @@ impl InferenceService for Inference {
             return Err(status.build());
         };
         let asked = self.admit(request, &extensions)?;
+        let lead = match self.join(&asked, true).await {
+            Joined::Asks(lead) => lead,
+            Joined::Shares(landed) => {
+                return Ok(Response::new(shared_stream(&asked, &landed, &self.shared.metrics)));
+            }
+        };
         let exclude = asked.exclusion();
         let (chat, key) = (&asked.chat, asked.key);
         let ask = |backend: Arc<Backend>, deadline| async move { backend.open(chat, key, deadline).await };
@@ -269,7 +315,7 @@ impl InferenceService for Inference {
             id: new_id(),
             model: asked.agent.name.to_string(),
             created_at: Some(to_proto_timestamp(served.answer.origin.created_at)),
-            served_by,
+            served_by: served_by.clone(),
             attempts: convert::attempts(&served.attempts),
         };
         let successors = (asked.agent.mid_stream == MidStream::Continue).then(|| Successors {
@@ -280,9 +326,11 @@ impl InferenceService for Inference {
             started: asked.started,
         });
         let this = self.clone();
+        let answering = Arc::clone(&tier);
         let on_whole = move |answer: &Answer| {
             if model_answers {
-                this.keep(&asked, answer);
+                this.keep(&asked, &answering, answer);
+                land(lead, &answering, answer, served_by.as_ref());
             }
         };
         let streamed = Streamed {
@@ -314,6 +362,56 @@ impl InferenceService for Inference {
             page(models.collect(), |model| model.name.clone(), request.page_size, &request.page_token)?;
         Ok(Response::new(wire::ListModelsResponse { models, next_page_token }))
     }
+}
+
+/// Gives the followers of a request its whole answer.
+fn land(lead: Option<Lead>, tier: &Arc<Tier<Backend>>, answer: &Answer, served_by: Option<&wire::ServedBy>) {
+    if let Some(lead) = lead.filter(|_| answer.is_whole()) {
+        lead.land(|| Landed {
+            tier: Arc::clone(tier),
+            answer: answer.clone(),
+            served_by: served_by.cloned().unwrap_or_default(),
+        });
+    }
+}
+
+/// The answer of an identical request that was under way.
+fn shared_answer(asked: &Asked, landed: &Landed) -> wire::ChatResponse {
+    let Answer { message, finish_reason, usage, origin } = landed.answer.clone();
+    wire::ChatResponse {
+        id: new_id(),
+        model: asked.agent.name.to_string(),
+        created_at: Some(to_proto_timestamp(origin.created_at)),
+        message: Some(message),
+        finish_reason: finish_reason.into(),
+        usage,
+        served_by: Some(landed.served_by()),
+        attempts: convert::attempts(&[landed.attempt(asked.started)]),
+    }
+}
+
+/// The same as a stream.
+fn shared_stream(asked: &Asked, landed: &Landed, metrics: &ChainMetrics) -> ResponseStream {
+    let answer = AnswerStream::from(landed.answer.clone());
+    let attempts = vec![landed.attempt(asked.started)];
+    let start = wire::StreamStart {
+        id: new_id(),
+        model: asked.agent.name.to_string(),
+        created_at: Some(to_proto_timestamp(answer.origin.created_at)),
+        served_by: Some(landed.served_by()),
+        attempts: convert::attempts(&attempts),
+    };
+    let streamed = Streamed {
+        tier: Arc::clone(&landed.tier),
+        answer,
+        guard: None,
+        attempts,
+        start,
+        successors: None,
+        metrics: metrics.clone(),
+        on_whole: Box::new(|_| {}),
+    };
+    streamed.into_stream()
 }
 
 fn new_id() -> String {

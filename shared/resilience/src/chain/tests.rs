@@ -1,5 +1,6 @@
 mod bulkhead;
 mod capacity;
+mod first;
 mod hedge;
 mod pool;
 mod retry;

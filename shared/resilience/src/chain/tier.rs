@@ -133,6 +133,8 @@ pub struct Walk<'a, B> {
     pub exclude: &'a (dyn Fn(&Tier<B>) -> Option<&'static str> + Send + Sync),
     /// The rule by which it rules out single backends of the other tiers, with the reason in words.
     pub skip_backend: &'a (dyn Fn(&B) -> Option<&'static str> + Send + Sync),
+    /// The name of the tier that is asked before all others, and at its own place again when it has no answer then.
+    pub first: Option<&'a str>,
     /// What an earlier walk for the same request has done: this walk's record goes on from there. It is not counted
     /// again in the chain's statistics.
     pub attempts: Vec<Attempt>,
@@ -148,6 +150,7 @@ impl<B> Walk<'_, B> {
             affinity: None,
             exclude: &|_| None,
             skip_backend: &|_| None,
+            first: None,
             attempts: Vec::new(),
         }
     }
@@ -159,6 +162,7 @@ impl<B> fmt::Debug for Walk<'_, B> {
             .field("deadline", &self.deadline)
             .field("streaming", &self.streaming)
             .field("affinity", &self.affinity)
+            .field("first", &self.first)
             .field("attempts", &self.attempts)
             .finish_non_exhaustive()
     }

@@ -58,7 +58,8 @@ impl<'a, B: Backend> Walker<'a, B> {
         F: Fn(Arc<B>, Deadline) -> Fut,
         Fut: Future<Output = Result<A, E>>,
     {
-        for index in 0..self.chain.tiers.len() {
+        let first = self.first();
+        for index in first.into_iter().chain(0..self.chain.tiers.len()) {
             if let Some(why) = self.ruled_out(index) {
                 self.skip_tier(index, why);
                 continue;
@@ -76,9 +77,20 @@ impl<'a, B: Backend> Walker<'a, B> {
                     }
                 }
             }
+            if first == Some(index) {
+                // At its own place it is asked as if for the first time.
+                self.lines[index] = None;
+            }
         }
         self.chain.recorder.unanswered();
         Err(self.exhausted())
+    }
+
+    /// The tier that is asked before all others, where that is not its place anyway.
+    fn first(&self) -> Option<usize> {
+        let name = self.walk.first?;
+        let index = self.chain.tiers.iter().position(|tier| *tier.name == *name)?;
+        (index > 0 && self.ruled_out(index).is_none()).then_some(index)
     }
 
     /// Lets a backend have its turn.
