@@ -2,7 +2,8 @@
 //!
 //! The agent's chain is walked again, within the deadline of the request, and forward only: the other backends of the
 //! tier that broke off, then the tiers after it. Only models are asked: an earlier answer to the question is another
-//! answer, and a fixed message is none. No backend is asked twice for one request.
+//! answer, and a fixed message is none. No backend is asked again that has been asked for this request, but for one that
+//! lost to a faster one.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -52,7 +53,9 @@ impl Successors {
         let tiers = self.agent.chain.tiers();
         let passed = tiers.iter().take_while(|tier| *tier.name != *broke_off);
         let passed: HashSet<Arc<str>> = passed.map(|tier| Arc::clone(&tier.name)).collect();
-        let called = |attempt: &&Attempt| !matches!(attempt.outcome, AttemptOutcome::Skipped(_));
+        // One that was given up for a faster one has done nothing wrong.
+        let spared = |outcome| matches!(outcome, AttemptOutcome::Skipped(_) | AttemptOutcome::Cancelled);
+        let called = |attempt: &&Attempt| !spared(attempt.outcome);
         let called: HashSet<Arc<str>> =
             attempts.iter().filter(called).map(|attempt| Arc::clone(&attempt.backend)).collect();
         let exclude = |tier: &Tier<Backend>| {
