@@ -10,6 +10,7 @@ use e2e::redis::Redis;
 use futures_util::future::join_all;
 use serde_json::json;
 use tempfile::NamedTempFile;
+use tokio::task::JoinSet;
 use tonic::Request;
 
 use AttemptOutcome::{CacheMiss, Success};
@@ -79,10 +80,11 @@ async fn off_neither_reads_nor_stores() {
 }
 
 /// Sends a request that will be slow, and waits until it is with the model.
-async fn lead(router: &Router, request: ChatRequest) -> tokio::task::JoinHandle<ChatResponse> {
+async fn lead(router: &Router, request: ChatRequest) -> JoinSet<ChatResponse> {
     let before = router.sim.counter("max", "attempts").await;
     let mut client = router.client();
-    let leader = tokio::spawn(async move { client.chat(request).await.unwrap().into_inner() });
+    let mut leader = JoinSet::new();
+    leader.spawn(async move { client.chat(request).await.unwrap().into_inner() });
     router.sim.wait_for("max", "attempts", before + 1).await;
     leader
 }
@@ -91,11 +93,11 @@ async fn lead(router: &Router, request: ChatRequest) -> tokio::task::JoinHandle<
 async fn identical_deterministic_requests_are_answered_once() {
     let (router, _file) = start(None, "{mode: fallback}").await;
     router.sim.fault("max", json!({"kind": "slow_first_token", "delay_ms": 700})).await;
-    let leader = lead(&router, deterministic("q")).await;
+    let mut leader = lead(&router, deterministic("q")).await;
     let followers = join_all((0..5).map(|_| router.send(deterministic("q"))));
     let stream = async { Streamed::read(open(&router.client(), deterministic("q")).await.unwrap()).await };
     let (followers, stream) = tokio::join!(followers, stream);
-    let leader = leader.await.unwrap();
+    let leader = leader.join_next().await.unwrap().unwrap();
     assert!(!served_by(&leader).coalesced);
     for follower in &followers {
         assert!(served_by(follower).coalesced, "{follower:?}");
@@ -122,10 +124,11 @@ async fn a_leader_that_fails_takes_nobody_along() {
     let mut impatient = Request::new(deterministic("q"));
     impatient.set_timeout(Duration::from_secs(1));
     let mut client = router.client();
-    let leader = tokio::spawn(async move { client.chat(impatient).await.unwrap().into_inner() });
+    let mut leader = JoinSet::new();
+    leader.spawn(async move { client.chat(impatient).await.unwrap().into_inner() });
     router.sim.wait_for("max", "attempts", 1).await;
     let followers = join_all((0..3).map(|_| router.send(deterministic("q")))).await;
-    assert!(served_by(&leader.await.unwrap()).degraded, "what it got is not for others");
+    assert!(served_by(&leader.join_next().await.unwrap().unwrap()).degraded, "what it got is not for others");
     for follower in &followers {
         assert_eq!(served_by(follower).tier, "max");
         assert!(!served_by(follower).coalesced, "{follower:?}");

@@ -64,15 +64,12 @@ impl Coalescer {
         };
         let half = deadline.remaining() / 2;
         let patience = if streaming { half.min(STREAM_PATIENCE) } else { half };
-        match follower.landed(Instant::now() + patience).await {
-            Some(landed) => {
-                metrics.coalesced("shared");
-                Joined::Shares(landed)
-            }
-            None => {
-                metrics.coalesced("alone");
-                Joined::Asks(None)
-            }
+        if let Some(landed) = follower.landed(Instant::now() + patience).await {
+            metrics.coalesced("shared");
+            Joined::Shares(landed)
+        } else {
+            metrics.coalesced("alone");
+            Joined::Asks(None)
         }
     }
 }
