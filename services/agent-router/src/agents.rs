@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use resilience::{CircuitBreakerRegistry, FallbackChain, RegistryError, Tier};
-use service_kit::config::Endpoint;
+use resilience::{Bulkhead, CircuitBreakerRegistry, FallbackChain, FixedPool, Pool, RegistryError, Tier};
+use thiserror::Error;
 
 use crate::backend::{Backend, Store, Target};
 use crate::cache::AnswerCache;
-use crate::config::{AgentCacheConfig, Kind, MidStream};
+use crate::config::{Affinity, AgentCacheConfig, Kind, MidStream};
+use crate::pool::EndpointPool;
+use crate::pool::make::Maker;
 use crate::settings::{AgentSettings, ModelTier, Settings, TierSettings};
 use crate::upstream::HttpClient;
-use crate::upstream::ollama::OllamaBackend;
-use crate::upstream::openai::OpenAiBackend;
 
 /// Less time than this is not worth a call to a model.
 const MODEL_MINIMUM: Duration = Duration::from_millis(100);
@@ -21,6 +21,23 @@ const MODEL_MINIMUM: Duration = Duration::from_millis(100);
 const MODEL_RESERVE: Duration = Duration::from_secs(1);
 const CACHE_RESERVE: Duration = Duration::from_millis(60);
 const MESSAGE_RESERVE: Duration = Duration::from_millis(10);
+
+/// Agents that cannot be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// A breaker cannot be had.
+    #[error(transparent)]
+    Breaker(#[from] RegistryError),
+    /// A tier's servers cannot be reached.
+    #[error("tier `{tier}` has no HTTP client")]
+    Client {
+        /// The tier.
+        tier: String,
+        /// Why not.
+        #[source]
+        source: reqwest::Error,
+    },
+}
 
 /// An agent or a plain model.
 #[derive(Debug)]
@@ -41,6 +58,8 @@ pub struct Agent {
     pub cache: AgentCacheConfig,
     /// How long its answers are kept; `None` when its chain has no cache.
     pub keep_answers: Option<Duration>,
+    /// What keeps to a backend in any of its tiers.
+    pub affinity: Affinity,
 }
 
 /// All agents and plain models.
@@ -49,6 +68,7 @@ pub struct Agents {
     by_name: BTreeMap<Arc<str>, Arc<Agent>>,
     default: Arc<Agent>,
     tiers: Vec<Arc<Tier<Backend>>>,
+    pools: Vec<Arc<EndpointPool>>,
     since: SystemTime,
 }
 
@@ -61,16 +81,22 @@ impl Agents {
         settings: &Settings,
         client: &HttpClient,
         cache: Option<&Arc<AnswerCache>>,
-        breakers: &CircuitBreakerRegistry,
-    ) -> Result<Option<Self>, RegistryError> {
+        breakers: &Arc<CircuitBreakerRegistry>,
+    ) -> Result<Option<Self>, BuildError> {
         let mut tiers: HashMap<&str, Arc<Tier<Backend>>> = HashMap::new();
+        let mut pools = Vec::new();
         for (name, tier) in &settings.tiers {
-            let built = build_tier(name, tier, settings, client, cache, breakers)?;
+            let (built, servers) = build_tier(name, tier, settings, client, cache, breakers)?;
             tiers.insert(name, Arc::new(built));
+            pools.extend(servers);
         }
         let chain = |names: &[String]| {
             let tiers = names.iter().filter_map(|name| tiers.get(name.as_str()).cloned());
             FallbackChain::new(tiers.collect())
+        };
+        let affinity = |names: &[String]| {
+            let tiers = names.iter().filter_map(|name| settings.tiers.get(name)?.model());
+            tiers.map(|tier| tier.pool.affinity).max().unwrap_or_default()
         };
         let keep_answers = |agent: &AgentSettings| {
             agent.tiers.iter().find_map(|name| match settings.tiers.get(name) {
@@ -92,6 +118,7 @@ impl Agents {
                     models: models(settings, &agent.tiers),
                     cache: agent.cache,
                     keep_answers: keep_answers(agent),
+                    affinity: affinity(&agent.tiers),
                 })
             })
             .collect();
@@ -112,12 +139,13 @@ impl Agents {
                     models: models(settings, &names),
                     cache: AgentCacheConfig::default(),
                     keep_answers: None,
+                    affinity: affinity(&names),
                 })
             });
         }
         let mut tiers: Vec<_> = tiers.into_values().collect();
         tiers.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Some(Self { by_name, default, tiers, since: SystemTime::now() }))
+        Ok(Some(Self { by_name, default, tiers, pools, since: SystemTime::now() }))
     }
 
     /// The agent or plain model of this name; the default agent for an empty name.
@@ -138,6 +166,24 @@ impl Agents {
     /// The tiers of all agents, by name.
     pub fn tiers(&self) -> &[Arc<Tier<Backend>>] {
         &self.tiers
+    }
+
+    /// The pools of the tiers of model servers.
+    pub fn pools(&self) -> impl Iterator<Item = &EndpointPool> {
+        self.pools.iter().map(|pool| &**pool)
+    }
+
+    /// Removes the breakers that none of these agents uses. Says how many.
+    pub fn forget_others(&self, breakers: &CircuitBreakerRegistry) -> usize {
+        let used: BTreeSet<String> = self
+            .tiers
+            .iter()
+            .flat_map(|tier| tier.breakers())
+            .map(|breaker| breaker.name().to_owned())
+            .collect();
+        let all = breakers.all();
+        let others = all.iter().filter(|breaker| !used.contains(breaker.name()));
+        others.filter_map(|breaker| breakers.remove(breaker.name())).count()
     }
 
     /// When they were built: since when their statistics count.
@@ -182,26 +228,27 @@ fn build_tier(
     settings: &Settings,
     client: &HttpClient,
     cache: Option<&Arc<AnswerCache>>,
-    breakers: &CircuitBreakerRegistry,
-) -> Result<Tier<Backend>, RegistryError> {
+    breakers: &Arc<CircuitBreakerRegistry>,
+) -> Result<(Tier<Backend>, Option<Arc<EndpointPool>>), BuildError> {
     let kind = tier.kind();
-    let models = |tier: &ModelTier, target: &dyn Fn(&Endpoint) -> Target| {
-        let backends = tier.endpoints.iter().map(|endpoint| {
-            let path = endpoint.url().path().trim_end_matches('/');
-            let name = format!("{}{path}/{}", endpoint.authority(), tier.model);
-            let breaker = breakers.get_or_create(&name, &settings.breaker)?;
-            Ok(Arc::new(Backend::new(kind, name, Some(breaker), target(endpoint))))
-        });
-        backends.collect::<Result<Vec<_>, RegistryError>>()
+    let models = |model: &ModelTier| {
+        let maker = Maker {
+            kind,
+            tier: name.to_owned(),
+            model: model.clone(),
+            client: client.clone(),
+            breaker: settings.breaker.clone(),
+            breakers: Arc::clone(breakers),
+        };
+        maker.pool().map(Arc::new)
     };
-    let (backends, timeouts) = match tier {
-        TierSettings::OpenAi(model) => {
-            let target = |endpoint: &_| Target::OpenAi(OpenAiBackend::new(client.clone(), endpoint, model));
-            (models(model, &target)?, Some(model.timeouts))
-        }
-        TierSettings::Ollama(model) => {
-            let target = |endpoint: &_| Target::Ollama(OllamaBackend::new(client.clone(), endpoint, model));
-            (models(model, &target)?, Some(model.timeouts))
+    let fixed = |backends| -> Arc<dyn Pool<Backend>> { Arc::new(FixedPool::new(backends)) };
+    let mut servers = None;
+    let (pool, timeouts) = match tier {
+        TierSettings::OpenAi(model) | TierSettings::Ollama(model) => {
+            let pool = models(model)?;
+            servers = Some(Arc::clone(&pool));
+            (pool as Arc<dyn Pool<Backend>>, Some(model.timeouts))
         }
         TierSettings::Cache { .. } => {
             let backends = cache.map(|cache| -> Result<_, RegistryError> {
@@ -212,11 +259,11 @@ fn build_tier(
                 };
                 Ok(Arc::new(Backend::new(kind, name, breaker, Target::Cache(Arc::clone(cache)))))
             });
-            (backends.transpose()?.into_iter().collect(), None)
+            (fixed(backends.transpose()?.into_iter().collect()), None)
         }
         TierSettings::Message { text } => {
             let target = Target::Message(text.clone());
-            (vec![Arc::new(Backend::new(kind, String::new(), None, target))], None)
+            (fixed(vec![Arc::new(Backend::new(kind, String::new(), None, target))]), None)
         }
     };
     let (minimum, reserve) = match kind {
@@ -224,11 +271,13 @@ fn build_tier(
         Kind::Cache => (Duration::ZERO, CACHE_RESERVE),
         Kind::Message => (Duration::ZERO, MESSAGE_RESERVE),
     };
-    Ok(Tier {
+    let tier_of_pool = Tier {
         timeout: timeouts.map(|timeouts| timeouts.total),
         first_item_timeout: timeouts.map(|timeouts| timeouts.first_token),
         minimum: timeouts.map_or(minimum, |timeouts| minimum.min(timeouts.total).min(timeouts.first_token)),
         reserve,
-        ..Tier::new(name, backends)
-    })
+        bulkhead: tier.model().map(|model| Bulkhead::new(model.pool.concurrency)),
+        ..Tier::of_pool(name, pool)
+    };
+    Ok((tier_of_pool, servers))
 }

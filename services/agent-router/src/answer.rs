@@ -10,6 +10,8 @@ use aiplatform_proto::inference::v1::{
     ContentPart, FinishReason, Message, Role, StreamDelta, ToolCall, Usage, content_part,
 };
 
+use resilience::InFlight;
+
 use crate::upstream::UpstreamError;
 use crate::upstream::stream::UpstreamStream;
 
@@ -102,6 +104,14 @@ pub enum Pieces {
 }
 
 impl Pieces {
+    /// The call to the backend lasts as long as these are read.
+    pub(crate) fn hold(&mut self, call: InFlight) {
+        match self {
+            Self::Upstream(stream) => stream.hold(call),
+            Self::Ready(_) => {}
+        }
+    }
+
     /// The next piece; `None` after [`Piece::End`].
     pub async fn next(&mut self) -> Result<Option<Piece>, UpstreamError> {
         match self {

@@ -3,19 +3,22 @@
 mod resume;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1::{FinishReason, TierKind};
-use resilience::{CircuitBreaker, Deadline, Rest, Tier};
+use resilience::{
+    AttemptOutcome, CallError as _, Candidate, CircuitBreaker, Deadline, InFlight, Outcome, PeakEwma,
+    PeakEwmaConfig, Rest, SystemClock, Tier, stable_hash,
+};
 
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 pub use crate::cache::Store;
 use crate::cache::{AnswerCache, CacheKey};
 use crate::chat::Chat;
 use crate::config::Kind;
-use crate::upstream::UpstreamError;
 use crate::upstream::ollama::OllamaBackend;
 use crate::upstream::openai::OpenAiBackend;
+use crate::upstream::{HttpClient, UpstreamError};
 pub use resume::Resumed;
 
 /// What is behind a backend.
@@ -38,13 +41,45 @@ pub struct Backend {
     name: String,
     breaker: Option<CircuitBreaker>,
     rest: Rest,
+    load: PeakEwma,
+    /// Of its name, for affinity.
+    hash: u64,
+    /// What is asked for to find out whether it is there.
+    health: Option<(HttpClient, String)>,
     target: Target,
 }
 
 impl Backend {
     /// A backend.
     pub fn new(kind: Kind, name: String, breaker: Option<CircuitBreaker>, target: Target) -> Self {
-        Self { kind, name, breaker, rest: Rest::new(), target }
+        let load = PeakEwma::new(PeakEwmaConfig::default(), Arc::new(SystemClock::new()));
+        let hash = stable_hash(name.as_bytes());
+        Self { kind, name, breaker, rest: Rest::new(), load, hash, health: None, target }
+    }
+
+    /// The same, with a URL that answers when the server is there.
+    #[must_use]
+    pub fn with_health_check(mut self, client: HttpClient, url: String) -> Self {
+        self.health = Some((client, url));
+        self
+    }
+
+    /// Whether it answers its health check in time. One without a check never does.
+    pub async fn is_reachable(&self, timeout: Duration) -> bool {
+        match &self.health {
+            Some((client, url)) => client.reaches(url, timeout).await,
+            None => false,
+        }
+    }
+
+    /// What the next call to it would cost.
+    pub fn load(&self) -> &PeakEwma {
+        &self.load
+    }
+
+    /// How affinity sees it.
+    pub fn candidate(&self) -> Candidate {
+        Candidate { hash: self.hash, in_flight: self.load.in_flight() }
     }
 
     /// Asks for a whole answer.
@@ -54,12 +89,15 @@ impl Backend {
         key: CacheKey,
         deadline: Deadline,
     ) -> Result<Answer, UpstreamError> {
-        match &self.target {
+        let mut call = self.load.begin();
+        let answer = match &self.target {
             Target::OpenAi(server) => server.chat(chat, deadline).await,
             Target::Ollama(server) => server.chat(chat, deadline).await,
             Target::Cache(cache) => cache.read(key).await,
             Target::Message(text) => Ok(degraded(text)),
-        }
+        };
+        measure(&mut call, answer.as_ref().err());
+        answer
     }
 
     /// Asks for a streamed answer, and waits for its first content.
@@ -69,12 +107,14 @@ impl Backend {
         key: CacheKey,
         deadline: Deadline,
     ) -> Result<AnswerStream, UpstreamError> {
-        match &self.target {
+        let call = self.load.begin();
+        let opened = match &self.target {
             Target::OpenAi(server) => server.open(chat, deadline).await,
             Target::Ollama(server) => server.open(chat, deadline).await,
             Target::Cache(cache) => cache.read(key).await.map(Into::into),
             Target::Message(text) => Ok(degraded(text).into()),
-        }
+        };
+        hand_over(call, opened)
     }
 }
 
@@ -90,6 +130,29 @@ impl resilience::Backend for Backend {
     fn rest(&self) -> Option<&Rest> {
         Some(&self.rest)
     }
+}
+
+/// Tells the load how a call went.
+fn measure(call: &mut InFlight, error: Option<&UpstreamError>) {
+    let Some(verdict) = error.map(UpstreamError::verdict) else {
+        call.answered();
+        return;
+    };
+    match (verdict.breaker, verdict.outcome) {
+        (Outcome::Failure, _) | (_, AttemptOutcome::Overloaded) => call.failed(),
+        (Outcome::Success | Outcome::Ignored, _) => call.ignored(),
+    }
+}
+
+/// Tells the load how a stream began, and leaves the call to it.
+fn hand_over(
+    mut call: InFlight,
+    opened: Result<AnswerStream, UpstreamError>,
+) -> Result<AnswerStream, UpstreamError> {
+    measure(&mut call, opened.as_ref().err());
+    let mut stream = opened?;
+    stream.rest.hold(call);
+    Ok(stream)
 }
 
 /// The kind of a tier. `None` for one without backends, such as a cache tier where the cache is off.

@@ -3,6 +3,7 @@
 //! [`Settings::of`](crate::settings::Settings::of) turns them into types that cannot be wrong.
 
 mod cache;
+mod pool;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use service_kit::telemetry::TelemetryConfig;
 
 use crate::settings::Settings;
 pub use cache::{AgentCacheConfig, CacheConfig, CacheMode, RedisConfig, RedisMode};
+pub use pool::{Affinity, ConcurrencyConfig, DnsConfig, HealthCheckConfig};
 pub use stream::{MidStream, PrefixStyle};
 
 /// The whole configuration.
@@ -55,6 +57,8 @@ pub struct RouterConfig {
     pub replica: Option<String>,
     /// The largest message that is accepted or produced, in bytes.
     pub max_message_bytes: usize,
+    /// Chats at a time, streams until their end. What comes beyond is refused at once with OVERLOADED.
+    pub max_in_flight: u32,
 }
 
 impl Default for RouterConfig {
@@ -64,6 +68,7 @@ impl Default for RouterConfig {
             admin_listen: ListenAddress::loopback(9465),
             replica: None,
             max_message_bytes: 4 * 1024 * 1024,
+            max_in_flight: 4096,
         }
     }
 }
@@ -158,6 +163,14 @@ pub struct TierConfig {
     /// How a server is told to go on with an answer that another has begun (openai, ollama). Unset:
     /// `chat_template_kwargs` for openai, `assistant_message` for ollama.
     pub prefix: Option<PrefixStyle>,
+    /// How many calls its servers are given at a time (openai, ollama).
+    pub concurrency: Option<ConcurrencyConfig>,
+    /// What keeps to one of its servers (openai, ollama). Unset: nothing.
+    pub affinity: Option<Affinity>,
+    /// How the names of its servers are followed (openai, ollama).
+    pub dns: Option<DnsConfig>,
+    /// How its servers are checked while their breakers are open (openai, ollama).
+    pub health_check: Option<HealthCheckConfig>,
     /// How long answers are kept (cache). Unset: 24 h.
     pub ttl: Option<Seconds>,
     /// The message (message).

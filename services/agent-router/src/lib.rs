@@ -16,6 +16,7 @@ pub mod flights;
 pub mod fuzzing;
 pub mod identity;
 pub mod metrics;
+pub mod pool;
 mod router;
 pub mod service;
 pub mod settings;

@@ -3,6 +3,8 @@
 //! Breakers are read when Prometheus asks: nothing of it is on a request's way.
 
 mod breakers;
+mod pools;
+mod tiers;
 
 use std::sync::Arc;
 
@@ -15,6 +17,8 @@ use resilience::{Attempt, AttemptOutcome, ExtraCall};
 use service_kit::metrics::latency_histogram;
 
 pub use breakers::BreakerCollector;
+pub use pools::PoolMetrics;
+pub use tiers::TierCollector;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Result {

@@ -8,7 +8,7 @@ use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceS
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
-use resilience::{CircuitBreakerRegistry, State, SystemClock};
+use resilience::{Bulkhead, CircuitBreakerRegistry, Randomness, SplitMix64, State, SystemClock};
 use service_kit::cli::Service;
 use service_kit::config::Problems;
 use service_kit::grpc::ServerOptions;
@@ -26,7 +26,9 @@ use crate::backend::kind_of;
 use crate::cache::{AnswerCache, Upkeep};
 use crate::config::{Config, Kind};
 use crate::identity::Identity;
-use crate::metrics::{BreakerCollector, CacheMetrics, ChainMetrics};
+use crate::metrics::{BreakerCollector, CacheMetrics, ChainMetrics, PoolMetrics, TierCollector};
+use crate::pool::dns::SystemResolver;
+use crate::pool::{EndpointPool, dns, probe};
 use crate::service::{CircuitBreakers, FallbackChains, Inference};
 use crate::settings::Settings;
 use crate::upstream::HttpClient;
@@ -44,6 +46,7 @@ pub struct AgentRouter {
     breakers: Arc<CircuitBreakerRegistry>,
     cache: Option<(Arc<AnswerCache>, Upkeep)>,
     max_message_bytes: usize,
+    in_flight: Bulkhead,
     identity: Identity,
 }
 
@@ -76,10 +79,21 @@ impl Service for AgentRouter {
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { grpc, admin, mut registry, agents, breakers, cache, max_message_bytes, identity } = self;
+        let Self {
+            grpc,
+            admin,
+            mut registry,
+            agents,
+            breakers,
+            cache,
+            max_message_bytes,
+            in_flight,
+            identity,
+        } = self;
         let chain_metrics =
             ChainMetrics::register(&mut registry, agents.tiers().iter().map(|tier| Arc::clone(&tier.name)));
         registry.register_collector(Box::new(BreakerCollector(Arc::clone(&breakers))));
+        registry.register_collector(Box::new(TierCollector(Arc::clone(&agents))));
         let limits = Limits { message_bytes: max_message_bytes, ..Limits::default() };
         let health = Health::new(
             &[
@@ -94,13 +108,21 @@ impl Service for AgentRouter {
 
         let background = Background::new();
         health.watch_runtime(&background)?;
+        let pool_metrics = PoolMetrics::register(&mut registry, agents.pools().map(EndpointPool::tier));
+        let randomness: Arc<dyn Randomness> = Arc::new(SplitMix64::from_entropy());
+        background.spawn(|stop| {
+            let (agents, breakers) = (Arc::clone(&agents), Arc::clone(&breakers));
+            let resolver = Arc::new(SystemResolver);
+            dns::follow(agents, breakers, resolver, Arc::clone(&randomness), pool_metrics.clone(), stop)
+        });
+        background.spawn(|stop| probe::watch(Arc::clone(&agents), randomness, pool_metrics, stop));
         background.spawn(|stop| watch_dependencies(health.clone(), Arc::clone(&agents), stop));
         let (cache, upkeep) = cache.unzip();
         if let Some(upkeep) = upkeep {
             background.spawn(|stop| upkeep.run(stop));
         }
 
-        let inference = Inference::new(Arc::clone(&agents), cache, chain_metrics);
+        let inference = Inference::new(Arc::clone(&agents), cache, chain_metrics, in_flight);
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(max_message_bytes);
@@ -152,6 +174,7 @@ impl AgentRouter {
             breakers,
             cache,
             max_message_bytes: config.agent_router.max_message_bytes,
+            in_flight: Bulkhead::new(settings.in_flight),
             identity,
         })
     }

@@ -1,17 +1,19 @@
 //! The configuration as types that cannot be wrong.
 
 mod cache;
+mod pool;
 mod tier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use resilience::CircuitBreakerConfig;
+use resilience::{BulkheadConfig, CircuitBreakerConfig};
 use service_kit::config::Problems;
 
 use crate::config::{AgentCacheConfig, AgentConfig, CacheMode, Config, Kind, MidStream};
 pub(crate) use cache::read_file;
 pub use cache::{CacheSettings, RedisNode, RedisSettings, StoreSettings, TlsFiles, Topology};
+pub use pool::{HealthCheck, PoolSettings};
 pub use tier::{ModelTier, TierSettings, Timeouts};
 
 /// Everything that the router is built from.
@@ -19,6 +21,8 @@ pub use tier::{ModelTier, TierSettings, Timeouts};
 pub struct Settings {
     /// This replica's name, where one is configured.
     pub replica: Option<String>,
+    /// Chats at a time.
+    pub in_flight: BulkheadConfig,
     /// The settings of all breakers.
     pub breaker: CircuitBreakerConfig,
     /// The store of earlier answers, where it is wanted.
@@ -62,10 +66,20 @@ impl Settings {
             .collect();
         let largest = config.agent_router.max_message_bytes;
         problems.require(largest >= 1024, "agent_router.max_message_bytes", largest, "must be at least 1024");
+        let most = config.agent_router.max_in_flight;
+        let in_flight = BulkheadConfig::new(most);
+        problems.require(in_flight.is_ok(), "agent_router.max_in_flight", most, "must be at least 1");
         if !problems.is_empty() {
             return None;
         }
-        Some(Self { replica: config.agent_router.replica.clone(), breaker: breaker?, cache, tiers, agents })
+        Some(Self {
+            replica: config.agent_router.replica.clone(),
+            in_flight: in_flight.ok()?,
+            breaker: breaker?,
+            cache,
+            tiers,
+            agents,
+        })
     }
 }
 

@@ -22,6 +22,8 @@ pub const MAX_TOOLS: usize = 128;
 pub const MAX_STOPS: usize = 4;
 /// Parts that a message may have.
 pub const MAX_PARTS: usize = 64;
+/// Bytes of a session's name.
+const MAX_SESSION: usize = 256;
 /// Bytes of the name of a model or tier.
 pub const MAX_MODEL_NAME: usize = 256;
 /// Broken rules that are told; one is enough to refuse a request.
@@ -56,6 +58,8 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     for (field, name) in [("model", &chat.model), ("tier", &chat.tier)] {
         found.require(name.len() <= MAX_MODEL_NAME, field, format!("must be at most {MAX_MODEL_NAME} bytes"));
     }
+    let session = chat.session.len() <= MAX_SESSION;
+    found.require(session, "session", format!("must be at most {MAX_SESSION} bytes"));
     found.messages(&chat.messages);
     if let Some(sampling) = &chat.sampling {
         found.sampling(sampling);

@@ -41,7 +41,14 @@ async fn start() -> Suite {
     let arguments = ["--max-listen", any, "--ollama-listen", any, "--control-listen", any];
     let pace = ["--tokens-per-second", "30"];
     let simulator = Process::start("upstream-sim", &[&arguments[..], &pace].concat(), &[]).await;
-    let router = start_router(&simulator, None, &[]).await;
+    // The tiers take them all: what is bounded is tested elsewhere.
+    let wide = [
+        ("AIP__TIERS__MAX__CONCURRENCY__ADAPTIVE", "false".to_owned()),
+        ("AIP__TIERS__MAX__CONCURRENCY__MAX", "2000".to_owned()),
+        ("AIP__TIERS__OLLAMA__CONCURRENCY__ADAPTIVE", "false".to_owned()),
+        ("AIP__TIERS__OLLAMA__CONCURRENCY__MAX", "2000".to_owned()),
+    ];
+    let router = start_router(&simulator, None, &wide).await;
     let gateway = start_gateway(&router.url("grpc"), &[]).await;
     Suite { sim: Sim::new(simulator.url("control")), simulator, router, gateway }
 }

@@ -3,7 +3,7 @@
 use resilience::{Backend as _, Deadline};
 use tracing::info;
 
-use super::{Backend, Target};
+use super::{Backend, Target, hand_over};
 use crate::answer::AnswerStream;
 use crate::chat::Chat;
 use crate::upstream::UpstreamError;
@@ -60,12 +60,14 @@ impl Backend {
     }
 
     async fn begin(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
-        match &self.target {
+        let call = self.load.begin();
+        let opened = match &self.target {
             Target::OpenAi(server) => server.open(chat, deadline).await,
             Target::Ollama(server) => server.open(chat, deadline).await,
             Target::Cache(_) | Target::Message(_) => {
                 Err(UpstreamError::Unsupported("only a model goes on with an answer".into()))
             }
-        }
+        };
+        hand_over(call, opened)
     }
 }

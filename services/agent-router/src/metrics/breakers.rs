@@ -79,7 +79,7 @@ fn open_until(snapshot: &Snapshot) -> u64 {
     until.and_then(|until| until.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs())
 }
 
-fn gauges<'a>(
+pub(super) fn gauges<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -92,7 +92,7 @@ fn gauges<'a>(
     Ok(())
 }
 
-fn counters<'a>(
+pub(super) fn counters<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use aiplatform_proto::time::to_proto_timestamp;
-use resilience::{Attempt, AttemptOutcome, ChainError, Deadline, SkipReason, State, Tier, Walk};
+use resilience::{
+    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, SkipReason, State, Tier, Walk,
+};
 use service_kit::paging::page;
 use service_kit::status::Reason;
 use service_kit::tenant::Tenant;
@@ -25,10 +27,13 @@ use crate::cache::{AnswerCache, CacheKey, is_deterministic};
 use crate::chat::Chat;
 use crate::config::{CacheMode, Kind, MidStream};
 use crate::metrics::ChainMetrics;
+use crate::pool::affinity;
 use crate::upstream::UpstreamError;
 
 /// What is kept of a deadline for writing the response.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(10);
+/// When a client that was refused for want of room should come back.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Answers chats.
 #[derive(Debug, Clone)]
@@ -42,6 +47,7 @@ struct Shared {
     cache: Option<Arc<AnswerCache>>,
     coalescer: Coalescer,
     metrics: ChainMetrics,
+    in_flight: Bulkhead,
 }
 
 /// A chat on its way through a chain.
@@ -51,16 +57,35 @@ struct Asked {
     key: CacheKey,
     deadline: Deadline,
     started: Instant,
+    /// Its place among the chats that this process answers at a time.
+    _place: BulkheadPermit,
 }
 
 impl Inference {
     /// The service for these agents.
-    pub fn new(agents: Arc<Agents>, cache: Option<Arc<AnswerCache>>, metrics: ChainMetrics) -> Self {
-        Self { shared: Arc::new(Shared { agents, cache, coalescer: Coalescer::default(), metrics }) }
+    pub fn new(
+        agents: Arc<Agents>,
+        cache: Option<Arc<AnswerCache>>,
+        metrics: ChainMetrics,
+        in_flight: Bulkhead,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared { agents, cache, coalescer: Coalescer::default(), metrics, in_flight }),
+        }
     }
 
     fn admit(&self, request: wire::ChatRequest, extensions: &tonic::Extensions) -> Result<Asked, Status> {
         let started = Instant::now();
+        // Before anything is done for it: under overload, a refusal must cost nothing.
+        let place = self.shared.in_flight.try_acquire().ok_or_else(|| {
+            let limit = self.shared.in_flight.config().max_concurrent();
+            let message = format!("this replica answers {limit} chats already");
+            Reason::Overloaded
+                .status(message)
+                .with("limit", limit.to_string())
+                .retry_after(Some(COME_BACK))
+                .build()
+        })?;
         let (chat, agent) = Chat::admit(request, &self.shared.agents)?;
         let tenant = extensions.get::<Tenant>().cloned().unwrap_or_default();
         let key = CacheKey::of(&tenant, &agent, &chat);
@@ -68,7 +93,7 @@ impl Inference {
         // The layer around every call sets one; without it, a chat has the default of a unary call.
         let outer = outer.unwrap_or_else(|| started + Duration::from_secs(60));
         let deadline = Deadline::at(outer.checked_sub(RESPONSE_MARGIN).unwrap_or(outer));
-        Ok(Asked { chat, agent, key, deadline, started })
+        Ok(Asked { chat, agent, key, deadline, started, _place: place })
     }
 
     /// Keeps an answer that a model gave, where the agent and the request want that.
@@ -141,7 +166,10 @@ fn why_exhausted(attempts: &[Attempt], pinned: bool) -> Reason {
         .iter()
         .map(|attempt| attempt.outcome)
         .filter(|outcome| {
-            !matches!(outcome, AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline))
+            !matches!(
+                outcome,
+                AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline) | AttemptOutcome::Miss
+            )
         })
         .collect();
     let all = |is: fn(&AttemptOutcome) -> bool| !outcomes.is_empty() && outcomes.iter().all(is);
@@ -216,7 +244,15 @@ impl Asked {
         streaming: bool,
         exclude: &'a (dyn Fn(&Tier<Backend>) -> Option<&'static str> + Send + Sync),
     ) -> Walk<'a, Backend> {
-        Walk { started: self.started, streaming, exclude, first: self.first(), ..Walk::new(self.deadline) }
+        let affinity = affinity::key(&self.chat, self.agent.affinity);
+        Walk {
+            started: self.started,
+            streaming,
+            affinity,
+            exclude,
+            first: self.first(),
+            ..Walk::new(self.deadline)
+        }
     }
 
     /// The cache's tier, where it is read before the models.

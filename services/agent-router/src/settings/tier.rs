@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use service_kit::config::{Endpoint, Problems, Seconds, Secret};
 
+use super::pool::{self, PoolSettings};
 use crate::config::{Kind, PrefixStyle, TierConfig};
 
 /// How long answers are kept when nothing else is said.
@@ -32,6 +33,14 @@ pub enum TierSettings {
 }
 
 impl TierSettings {
+    /// What it is as a tier of model servers, if it is one.
+    pub fn model(&self) -> Option<&ModelTier> {
+        match self {
+            Self::OpenAi(tier) | Self::Ollama(tier) => Some(tier),
+            Self::Cache { .. } | Self::Message { .. } => None,
+        }
+    }
+
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
@@ -56,6 +65,8 @@ pub struct ModelTier {
     pub prefix: PrefixStyle,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How its servers are used.
+    pub pool: PoolSettings,
 }
 
 /// How long things may take.
@@ -97,8 +108,8 @@ pub(super) fn of(
         }
     }
     match kind {
-        Kind::Openai => Some(TierSettings::OpenAi(model(tier, kind, default_timeout, key, problems)?)),
-        Kind::Ollama => Some(TierSettings::Ollama(model(tier, kind, default_timeout, key, problems)?)),
+        Kind::Openai => Some(TierSettings::OpenAi(model(kind, tier, default_timeout, key, problems)?)),
+        Kind::Ollama => Some(TierSettings::Ollama(model(kind, tier, default_timeout, key, problems)?)),
         Kind::Cache => Some(TierSettings::Cache { ttl: tier.ttl.map_or(DEFAULT_TTL, |ttl| ttl.0) }),
         Kind::Message => {
             let text = tier.text.clone().filter(|text| !text.is_empty());
@@ -109,8 +120,8 @@ pub(super) fn of(
 }
 
 fn model(
-    tier: &TierConfig,
     kind: Kind,
+    tier: &TierConfig,
     default_timeout: Duration,
     key: impl Fn(&str) -> String,
     problems: &mut Problems,
@@ -127,8 +138,9 @@ fn model(
         idle: tier.idle_timeout.map_or(DEFAULT_IDLE_TIMEOUT, |Seconds(time)| time),
     };
     let prefix = prefix(tier, kind, &key, problems);
+    let pool = pool::of(kind, tier, &key, problems);
     let (endpoints, api_key) = (tier.endpoints.clone(), tier.api_key.clone());
-    Some(ModelTier { endpoints, model: model?, api_key, prefix, timeouts })
+    Some(ModelTier { endpoints, model: model?, api_key, prefix, timeouts, pool: pool? })
 }
 
 fn prefix(
@@ -149,7 +161,7 @@ fn prefix(
 }
 
 /// The optional fields: whether each is given, and the kinds that it applies to.
-fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 9] {
+fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 13] {
     const MODELS: &[Kind] = &[Kind::Openai, Kind::Ollama];
     [
         ("endpoints", !tier.endpoints.is_empty(), MODELS),
@@ -159,6 +171,10 @@ fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 9] {
         ("first_token_timeout", tier.first_token_timeout.is_some(), MODELS),
         ("idle_timeout", tier.idle_timeout.is_some(), MODELS),
         ("prefix", tier.prefix.is_some(), MODELS),
+        ("concurrency", tier.concurrency.is_some(), MODELS),
+        ("affinity", tier.affinity.is_some(), MODELS),
+        ("dns", tier.dns.is_some(), MODELS),
+        ("health_check", tier.health_check.is_some(), MODELS),
         ("ttl", tier.ttl.is_some(), &[Kind::Cache]),
         ("text", tier.text.is_some(), &[Kind::Message]),
     ]

@@ -1,11 +1,12 @@
 //! The HTTP client that all upstream calls share.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 use serde::Deserialize;
 use serde_json::Value;
 use service_kit::config::Secret;
@@ -39,18 +40,24 @@ impl HttpClient {
     pub fn new() -> Result<Self, ServeError> {
         // A second installation, by another service of the same process, changes nothing.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(POOL_MAX_IDLE_PER_HOST)
-            .tcp_nodelay(true)
-            // Upstreams are named in the configuration: a proxy or a redirect would send prompts elsewhere.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("ai-platform/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| ServeError::set_up("the HTTP client", error))?;
+        let client = builder().build().map_err(|error| ServeError::set_up("the HTTP client", error))?;
         Ok(Self { client })
+    }
+
+    /// A client that connects to `host` at this address only. The server still sees the name, and has to prove it.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn pinned(&self, host: &str, address: IpAddr) -> Result<Self, reqwest::Error> {
+        // The port is that of each URL.
+        let client = builder().resolve(host, SocketAddr::new(address, 0)).build()?;
+        Ok(Self { client })
+    }
+
+    /// Whether a server answers a GET in time, with any status below 500. Its body is not read.
+    pub async fn reaches(&self, url: &str, timeout: Duration) -> bool {
+        let answer = self.client.get(url).timeout(timeout).send().await;
+        answer.is_ok_and(|response| !response.status().is_server_error())
     }
 
     /// Posts a request. Returns the response when its status is 2xx and its content type is `expected`.
@@ -84,6 +91,18 @@ impl HttpClient {
             None => Err(UpstreamError::Protocol(format!("no content type, {expected} expected"))),
         }
     }
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(POOL_MAX_IDLE_PER_HOST)
+        .tcp_nodelay(true)
+        // Upstreams are named in the configuration: a proxy or a redirect would send prompts elsewhere.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("ai-platform/", env!("CARGO_PKG_VERSION")))
 }
 
 /// Reads a whole body of at most [`MAX_ANSWER_BYTES`].
@@ -149,6 +168,48 @@ pub(super) fn describe(body: &[u8]) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// Takes one request, answers with this status, and says what it was asked.
+    async fn answer_once(listener: &TcpListener, status: &str) -> String {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let read = connection.read(&mut request).await.unwrap();
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        connection.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8_lossy(&request[..read]).to_ascii_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_pinned_client_goes_to_its_address_and_names_the_host() {
+        let client = HttpClient::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let pinned = client.pinned("models.test", "127.0.0.2".parse().unwrap()).unwrap();
+        let url = format!("http://models.test:{port}/health");
+        let (reached, asked) =
+            tokio::join!(pinned.reaches(&url, Duration::from_secs(5)), answer_once(&listener, "200 OK"));
+        assert!(reached);
+        assert!(asked.contains(&format!("host: models.test:{port}")), "{asked}");
+        let elsewhere = client.pinned("models.test", "127.0.0.3".parse().unwrap()).unwrap();
+        assert!(!elsewhere.reaches(&url, Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test]
+    async fn a_server_is_there_when_it_answers_anything_but_its_own_failure() {
+        let client = HttpClient::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/health", listener.local_addr().unwrap());
+        for (status, there) in [("200 OK", true), ("404 Not Found", true), ("503 Service Unavailable", false)]
+        {
+            let (reached, _) =
+                tokio::join!(client.reaches(&url, Duration::from_secs(5)), answer_once(&listener, status));
+            assert_eq!(reached, there, "{status}");
+        }
+        // It listens, and says nothing.
+        assert!(!client.reaches(&url, Duration::from_millis(20)).await);
+    }
 
     #[test]
     fn error_bodies_of_all_shapes_are_understood() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{StreamDelta, Usage};
 use reqwest::Response;
+use resilience::InFlight;
 use tokio::time::Instant;
 use tracing::{Instrument as _, warn};
 
@@ -102,6 +103,8 @@ pub struct UpstreamStream {
     content: usize,
     failure: Option<UpstreamError>,
     ended: bool,
+    /// The backend's load counts the call while the stream is there.
+    call: Option<InFlight>,
 }
 
 impl UpstreamStream {
@@ -130,6 +133,7 @@ impl UpstreamStream {
             content: 0,
             failure: None,
             ended: false,
+            call: None,
         };
         let first = stream.next().await?;
         stream.attempt.opened();
@@ -138,6 +142,11 @@ impl UpstreamStream {
             first.ok_or_else(|| UpstreamError::Interrupted("the stream ended before it began".into()))?;
         let origin = Origin::model(stream.decoder.model().unwrap_or(model));
         Ok(AnswerStream { first, rest: Pieces::Upstream(Box::new(stream)), origin })
+    }
+
+    /// The call lasts as long as this stream.
+    pub(crate) fn hold(&mut self, call: InFlight) {
+        self.call = Some(call);
     }
 
     /// The next piece; `None` after [`Piece::End`].
@@ -149,6 +158,7 @@ impl UpstreamStream {
         match &next {
             Ok(Some(Piece::End(End { finish_reason, usage, .. }))) => {
                 self.ended = true;
+                self.call = None;
                 self.attempt.succeed(*finish_reason, usage.as_ref());
             }
             Ok(_) => {}
