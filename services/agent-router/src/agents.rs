@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use resilience::{Bulkhead, CircuitBreakerRegistry, FallbackChain, FixedPool, Pool, RegistryError, Tier};
+use resilience::{
+    Backoff, Bulkhead, Capacity, CircuitBreakerRegistry, FallbackChain, FixedPool, InvalidConfig, Jitter,
+    Pool, RegistryError, RetryBudget, RetryBudgetConfig, RetryPolicy, SystemClock, Tier,
+};
 use thiserror::Error;
 
 use crate::backend::{Backend, Store, Target};
@@ -12,7 +15,7 @@ use crate::cache::AnswerCache;
 use crate::config::{Affinity, AgentCacheConfig, Kind, MidStream};
 use crate::pool::EndpointPool;
 use crate::pool::make::Maker;
-use crate::settings::{AgentSettings, ModelTier, Settings, TierSettings};
+use crate::settings::{AgentSettings, HedgeSettings, ModelTier, Settings, TierSettings};
 use crate::upstream::HttpClient;
 
 /// Less time than this is not worth a call to a model.
@@ -21,6 +24,10 @@ const MODEL_MINIMUM: Duration = Duration::from_millis(100);
 const MODEL_RESERVE: Duration = Duration::from_secs(1);
 const CACHE_RESERVE: Duration = Duration::from_millis(60);
 const MESSAGE_RESERVE: Duration = Duration::from_millis(10);
+/// The ceilings of the waits before a retry. At least half of a ceiling is waited: a server that has just answered 500 or
+/// 503 needs a moment.
+const RETRY_BASE: Duration = Duration::from_millis(100);
+const RETRY_CAP: Duration = Duration::from_secs(1);
 
 /// Agents that cannot be built.
 #[derive(Debug, Error)]
@@ -37,6 +44,9 @@ pub enum BuildError {
         #[source]
         source: reqwest::Error,
     },
+    /// A setting makes no sense. The check of the configuration refuses it before.
+    #[error("a tier has a setting that makes no sense")]
+    Setting(#[from] InvalidConfig),
 }
 
 /// An agent or a plain model.
@@ -76,7 +86,7 @@ impl Agents {
     /// Builds the tiers, gives each backend its breaker, and puts them into chains.
     ///
     /// # Errors
-    /// Two tiers want one backend's breaker with different settings.
+    /// Two tiers want one backend's breaker with different settings, or a setting makes no sense.
     pub fn build(
         settings: &Settings,
         client: &HttpClient,
@@ -90,9 +100,13 @@ impl Agents {
             tiers.insert(name, Arc::new(built));
             pools.extend(servers);
         }
-        let chain = |names: &[String]| {
+        // One budget for all chains: they call the same backends.
+        let budget = RetryBudget::new(RetryBudgetConfig::default(), Arc::new(SystemClock::new()));
+        let chain = |names: &[String], longest_rest: Duration| {
             let tiers = names.iter().filter_map(|name| tiers.get(name.as_str()).cloned());
             FallbackChain::new(tiers.collect())
+                .with_retry_budget(budget.clone())
+                .with_longest_rest(longest_rest)
         };
         let affinity = |names: &[String]| {
             let tiers = names.iter().filter_map(|name| settings.tiers.get(name)?.model());
@@ -114,7 +128,7 @@ impl Agents {
                     plain: false,
                     system_prompt: agent.system_prompt.clone(),
                     mid_stream: agent.mid_stream,
-                    chain: chain(&agent.tiers),
+                    chain: chain(&agent.tiers, agent.retry_after_max_wait),
                     models: models(settings, &agent.tiers),
                     cache: agent.cache,
                     keep_answers: keep_answers(agent),
@@ -127,6 +141,8 @@ impl Agents {
         };
         let mut by_name: BTreeMap<_, _> =
             agents.into_iter().map(|agent| (Arc::clone(&agent.name), agent)).collect();
+        // What the default agent has the patience for.
+        let patience = settings.agents.first().map_or(Duration::ZERO, |agent| agent.retry_after_max_wait);
         for (model, names) in plain_models(settings) {
             let name: Arc<str> = Arc::from(model);
             by_name.entry(Arc::clone(&name)).or_insert_with(|| {
@@ -135,7 +151,7 @@ impl Agents {
                     plain: true,
                     system_prompt: None,
                     mid_stream: MidStream::Error,
-                    chain: chain(&names),
+                    chain: chain(&names, patience),
                     models: models(settings, &names),
                     cache: AgentCacheConfig::default(),
                     keep_answers: None,
@@ -244,11 +260,11 @@ fn build_tier(
     };
     let fixed = |backends| -> Arc<dyn Pool<Backend>> { Arc::new(FixedPool::new(backends)) };
     let mut servers = None;
-    let (pool, timeouts) = match tier {
+    let (pool, model) = match tier {
         TierSettings::OpenAi(model) | TierSettings::Ollama(model) => {
             let pool = models(model)?;
             servers = Some(Arc::clone(&pool));
-            (pool as Arc<dyn Pool<Backend>>, Some(model.timeouts))
+            (pool as Arc<dyn Pool<Backend>>, Some(model))
         }
         TierSettings::Cache { .. } => {
             let backends = cache.map(|cache| -> Result<_, RegistryError> {
@@ -266,18 +282,28 @@ fn build_tier(
             (fixed(vec![Arc::new(Backend::new(kind, String::new(), None, target))]), None)
         }
     };
-    let (minimum, reserve) = match kind {
-        Kind::Openai | Kind::Ollama => (MODEL_MINIMUM, MODEL_RESERVE),
-        Kind::Cache => (Duration::ZERO, CACHE_RESERVE),
-        Kind::Message => (Duration::ZERO, MESSAGE_RESERVE),
+    let Some(model) = model else {
+        let reserve = if kind == Kind::Cache { CACHE_RESERVE } else { MESSAGE_RESERVE };
+        return Ok((Tier { reserve, ..Tier::of_pool(name, pool) }, None));
     };
+    let timeouts = model.timeouts;
     let tier_of_pool = Tier {
-        timeout: timeouts.map(|timeouts| timeouts.total),
-        first_item_timeout: timeouts.map(|timeouts| timeouts.first_token),
-        minimum: timeouts.map_or(minimum, |timeouts| minimum.min(timeouts.total).min(timeouts.first_token)),
-        reserve,
-        bulkhead: tier.model().map(|model| Bulkhead::new(model.pool.concurrency)),
+        timeout: Some(timeouts.total),
+        first_item_timeout: Some(timeouts.first_token),
+        minimum: MODEL_MINIMUM.min(timeouts.total).min(timeouts.first_token),
+        reserve: MODEL_RESERVE,
+        max_calls: model.attempts,
+        retry: RetryPolicy::new(model.attempts, retry_backoff()?)?,
+        hedge: model.hedge.map(HedgeSettings::build).transpose()?,
+        takes_hedges: true,
+        capacity: model.context_tokens.map_or(Capacity::Unknown, Capacity::UpTo),
+        bulkhead: Some(Bulkhead::new(model.pool.concurrency)),
         ..Tier::of_pool(name, pool)
     };
     Ok((tier_of_pool, servers))
+}
+
+/// The waits before retries: short, because a chain has other tiers to go to and a deadline to keep.
+fn retry_backoff() -> Result<Backoff, InvalidConfig> {
+    Backoff::exponential(RETRY_BASE, RETRY_CAP).map(|backoff| backoff.with_jitter(Jitter::Equal))
 }

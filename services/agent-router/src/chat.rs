@@ -11,6 +11,8 @@ use tonic::Status;
 
 use crate::agents::{Agent, Agents};
 use crate::answer::{assistant_message, text_of};
+use crate::backend::kind_of;
+use crate::config::Kind;
 
 /// A chat to be answered.
 #[derive(Debug, Clone)]
@@ -25,7 +27,7 @@ impl Chat {
     /// Checks a request and finds its agent.
     ///
     /// # Errors
-    /// A field breaks a rule, or names a model or tier that does not exist.
+    /// A field breaks a rule, contradicts another one, or names a model or tier that does not exist.
     pub fn admit(request: ChatRequest, agents: &Agents) -> Result<(Self, Arc<Agent>), Status> {
         let violations = violations(&request);
         let told = violations.iter().map(|found| (found.field.as_str(), found.rule.as_str()));
@@ -49,6 +51,12 @@ impl Chat {
                 names.join(", ")
             );
             return Err(Reason::TierNotFound.status(message).resource("tier", &request.tier).build());
+        }
+        let pinned = tiers.iter().find(|tier| *tier.name == *request.tier).and_then(|tier| kind_of(tier));
+        let has_cache = tiers.iter().any(|tier| kind_of(tier) == Some(Kind::Cache));
+        if let Some((fields, rule)) = contradiction(&request, pinned, has_cache) {
+            let told = fields.iter().map(|field| (*field, rule));
+            return Err(invalid_request(told).unwrap_or_else(|| Reason::InvalidRequest.status(rule).build()));
         }
         let system_prompt = agent
             .system_prompt
@@ -117,10 +125,56 @@ impl Chat {
     }
 }
 
+/// Two wishes that nothing can fulfil together: the fields, and the rule that they break. `pinned` is the kind of the tier
+/// that the request names. A chain would try nothing and call it an outage.
+fn contradiction(
+    request: &ChatRequest,
+    pinned: Option<Kind>,
+    has_cache: bool,
+) -> Option<(&'static [&'static str], &'static str)> {
+    let refuses_degraded = request.allow_degraded == Some(false);
+    match (pinned, request.cache()) {
+        (Some(Kind::Cache), CacheMode::Bypass) => {
+            Some((&["tier", "cache"], "must not name a cache tier together with CACHE_MODE_BYPASS"))
+        }
+        (Some(Kind::Openai | Kind::Ollama), CacheMode::Only) => {
+            Some((&["tier", "cache"], "must not name a tier of models together with CACHE_MODE_ONLY"))
+        }
+        (Some(Kind::Message), _) if refuses_degraded => Some((
+            &["tier", "allow_degraded"],
+            "must not name a message tier together with allow_degraded = false",
+        )),
+        (None, CacheMode::Only) if !has_cache => {
+            Some((&["cache"], "must not be CACHE_MODE_ONLY: the chain has no cache"))
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use aiplatform_proto::inference::v1::{JsonObjectFormat, ResponseFormat, Sampling, response_format};
+
+    #[test]
+    fn wishes_that_contradict_each_other_are_refused_by_their_fields() {
+        let fields = |pinned, cache: CacheMode, allow_degraded, has_cache| {
+            let request = ChatRequest { cache: cache.into(), allow_degraded, ..ChatRequest::default() };
+            contradiction(&request, pinned, has_cache).map(|(fields, _)| fields)
+        };
+        let (bypass, only, default) = (CacheMode::Bypass, CacheMode::Only, CacheMode::Default);
+        assert_eq!(fields(Some(Kind::Cache), bypass, None, true), Some(["tier", "cache"].as_slice()));
+        assert_eq!(fields(Some(Kind::Openai), only, None, true), Some(["tier", "cache"].as_slice()));
+        let message = fields(Some(Kind::Message), default, Some(false), true);
+        assert_eq!(message, Some(["tier", "allow_degraded"].as_slice()));
+        assert_eq!(fields(None, only, None, false), Some(["cache"].as_slice()));
+
+        assert_eq!(fields(Some(Kind::Cache), only, Some(false), true), None);
+        assert_eq!(fields(Some(Kind::Message), bypass, Some(true), true), None);
+        assert_eq!(fields(Some(Kind::Ollama), bypass, Some(false), true), None);
+        assert_eq!(fields(None, only, Some(false), true), None);
+        assert_eq!(fields(None, default, Some(false), false), None);
+    }
 
     /// A user's message.
     pub(crate) fn user(text: &str) -> Message {

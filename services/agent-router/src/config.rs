@@ -2,6 +2,7 @@
 //!
 //! [`Settings::of`](crate::settings::Settings::of) turns them into types that cannot be wrong.
 
+mod breaker;
 mod cache;
 mod pool;
 mod stream;
@@ -11,12 +12,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use service_kit::config::{
     Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, ServiceConfig, comma_separated,
+    optional_number,
 };
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
 
 use crate::settings::Settings;
+pub use breaker::BreakerConfig;
 pub use cache::{AgentCacheConfig, CacheConfig, CacheMode, RedisConfig, RedisMode};
 pub use pool::{Affinity, ConcurrencyConfig, DnsConfig, HealthCheckConfig};
 pub use stream::{MidStream, PrefixStyle};
@@ -69,34 +72,6 @@ impl Default for RouterConfig {
             replica: None,
             max_message_bytes: 4 * 1024 * 1024,
             max_in_flight: 4096,
-        }
-    }
-}
-
-/// The `circuit_breaker` section.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BreakerConfig {
-    /// Whether breakers decide at all.
-    pub enabled: bool,
-    /// Failures in a row that open a breaker.
-    pub failure_threshold: u32,
-    /// The timeout of calls to tiers that set none of their own.
-    pub call_timeout: Seconds,
-    /// How long a breaker stays open before it admits a probe.
-    pub recovery_timeout: Seconds,
-    /// Probes that must succeed before a breaker closes.
-    pub half_open_calls: u32,
-}
-
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            failure_threshold: 3,
-            call_timeout: Seconds::new(5),
-            recovery_timeout: Seconds::new(30),
-            half_open_calls: 1,
         }
     }
 }
@@ -171,10 +146,35 @@ pub struct TierConfig {
     pub dns: Option<DnsConfig>,
     /// How its servers are checked while their breakers are open (openai, ollama).
     pub health_check: Option<HealthCheckConfig>,
+    /// The most calls that one request makes here, retries and other backends included (openai, ollama). Unset: 2.
+    #[serde(deserialize_with = "optional_number")]
+    pub attempts: Option<u32>,
+    /// The model's context, in tokens (openai, ollama). A prompt that is too long for one tier goes to a later one only
+    /// where both say how much they take. Unset: unknown.
+    #[serde(deserialize_with = "optional_number")]
+    pub context_tokens: Option<u64>,
+    /// When a slow call gets a second one beside it (openai, ollama). Unset: never.
+    pub hedge: Option<HedgeConfig>,
     /// How long answers are kept (cache). Unset: 24 h.
     pub ttl: Option<Seconds>,
     /// The message (message).
     pub text: Option<String>,
+}
+
+/// When a slow call is hedged: after a fixed time, or after a quantile of what the tier's latest calls took.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HedgeConfig {
+    /// After this time.
+    pub after: Option<Seconds>,
+    /// After the time that this share of the latest calls kept: 0.95 hedges one call in twenty.
+    #[serde(deserialize_with = "optional_number")]
+    pub quantile: Option<f64>,
+    /// With a quantile: never before this time. Unset: 50 ms.
+    pub floor: Option<Seconds>,
+    /// With a quantile: not before so many calls were seen. Unset: 20.
+    #[serde(deserialize_with = "optional_number")]
+    pub observations: Option<u32>,
 }
 
 /// An agent: a name that clients ask for, and what stands behind it.
@@ -194,6 +194,13 @@ pub struct AgentConfig {
     /// What earlier answers are used for.
     #[serde(default)]
     pub cache: AgentCacheConfig,
+    /// The longest that a request waits for a backend that has named the time at which it wants to be asked again.
+    #[serde(default = "default_retry_after_max_wait")]
+    pub retry_after_max_wait: Seconds,
+}
+
+fn default_retry_after_max_wait() -> Seconds {
+    Seconds::new(2)
 }
 
 impl Default for Config {
@@ -237,6 +244,7 @@ impl Default for Config {
                 mid_stream: MidStream::Error,
                 tiers: names.map(str::to_owned).to_vec(),
                 cache: AgentCacheConfig::default(),
+                retry_after_max_wait: default_retry_after_max_wait(),
             }],
             security: SecurityConfig::default(),
             shutdown: ShutdownConfig::default(),

@@ -161,7 +161,7 @@ impl AgentRouter {
             (Arc::new(cache), upkeep)
         });
         let agents = Agents::build(&settings, &client, cache.as_ref().map(|(cache, _)| cache), &breakers)
-            .map_err(|error| ServeError::set_up("the circuit breakers", error))?
+            .map_err(|error| ServeError::set_up("the chains", error))?
             .ok_or_else(|| ServeError::set_up("the agents", "there is none"))?;
         let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.agent_router.admin_listen).await?;

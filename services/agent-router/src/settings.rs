@@ -1,11 +1,13 @@
 //! The configuration as types that cannot be wrong.
 
+mod breaker;
 mod cache;
 mod pool;
 mod tier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use resilience::{BulkheadConfig, CircuitBreakerConfig};
 use service_kit::config::Problems;
@@ -14,7 +16,7 @@ use crate::config::{AgentCacheConfig, AgentConfig, CacheMode, Config, Kind, MidS
 pub(crate) use cache::read_file;
 pub use cache::{CacheSettings, RedisNode, RedisSettings, StoreSettings, TlsFiles, Topology};
 pub use pool::{HealthCheck, PoolSettings};
-pub use tier::{ModelTier, TierSettings, Timeouts};
+pub use tier::{HedgeSettings, ModelTier, TierSettings, Timeouts};
 
 /// Everything that the router is built from.
 #[derive(Debug, Clone)]
@@ -46,12 +48,14 @@ pub struct AgentSettings {
     pub tiers: Vec<String>,
     /// What earlier answers are used for.
     pub cache: AgentCacheConfig,
+    /// The longest that a request waits for a backend that has named a time.
+    pub retry_after_max_wait: Duration,
 }
 
 impl Settings {
     /// Checks a configuration. `None` when there are problems; they are added to `problems`.
     pub fn of(config: &Config, problems: &mut Problems) -> Option<Self> {
-        let breaker = breaker(config, problems);
+        let breaker = breaker::of(&config.circuit_breaker, problems);
         let cache = cache::of(config, problems);
         let agents = agents(config, problems);
         let used = |name: &str| agents.iter().any(|agent| agent.tiers.iter().any(|tier| tier == name));
@@ -83,33 +87,6 @@ impl Settings {
     }
 }
 
-fn breaker(config: &Config, problems: &mut Problems) -> Option<CircuitBreakerConfig> {
-    let section = &config.circuit_breaker;
-    let call_timeout = section.call_timeout;
-    problems.require(
-        !call_timeout.0.is_zero(),
-        "circuit_breaker.call_timeout",
-        call_timeout,
-        "must be longer than 0",
-    );
-    let built =
-        CircuitBreakerConfig::consecutive_failures(section.failure_threshold, section.recovery_timeout.0)
-            .and_then(|built| built.with_half_open_calls(section.half_open_calls));
-    match built {
-        Ok(built) if section.enabled => Some(built),
-        Ok(built) => Some(built.disabled()),
-        Err(invalid) => {
-            let (key, value) = match invalid.field {
-                "consecutive_failures" => ("failure_threshold", section.failure_threshold.to_string()),
-                "open_wait" => ("recovery_timeout", section.recovery_timeout.to_string()),
-                _ => ("half_open_calls", section.half_open_calls.to_string()),
-            };
-            problems.add(format!("circuit_breaker.{key}"), value, format!("must be {}", invalid.rule));
-            None
-        }
-    }
-}
-
 fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
     problems.require(!config.agents.is_empty(), "agents", "[]", "must name at least one agent");
     let mut agents: Vec<AgentSettings> = Vec::new();
@@ -124,6 +101,7 @@ fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
             mid_stream: agent.mid_stream,
             tiers: chain(config, agent, &key, problems),
             cache: agent.cache,
+            retry_after_max_wait: agent.retry_after_max_wait.0,
         });
     }
     agents

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 
 pub use environment::{EnvVar, Environment, Parse};
 pub use error::{ConfigError, Problem, Problems};
-pub use types::{Endpoint, ListenAddress, Seconds, Secret, SecretUrl, comma_separated};
+pub use types::{Endpoint, ListenAddress, Seconds, Secret, SecretUrl, comma_separated, optional_number};
 
 /// The sections that a configuration file may have.
 pub const SECTIONS: &[&str] = &[

@@ -31,10 +31,13 @@ pub struct Options {
     variables: Vec<(&'static str, String)>,
 }
 
-/// Variables that keep tests short: breakers recover in 300 ms, shutdowns wait for nobody.
+/// Variables that keep tests short and exact: breakers recover in 300 ms and count runs of failures alone, shutdowns wait for
+/// nobody.
 pub fn quick() -> Vec<(&'static str, String)> {
     [
         ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECONDS", "0.3"),
+        ("AIP__CIRCUIT_BREAKER__RECOVERY_JITTER", "0"),
+        ("AIP__CIRCUIT_BREAKER__FAILURE_RATE_PERCENT", "0"),
         ("PRESTOP_DELAY_SECONDS", "0"),
         ("AIP__SHUTDOWN__LAME_DUCK", "0.2"),
         ("AIP__TELEMETRY__LOG_FORMAT", "json"),

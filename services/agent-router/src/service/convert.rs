@@ -1,11 +1,15 @@
 //! From the types of the chain and the breakers to those of the wire.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1 as inference;
 use aiplatform_proto::resilience::v1 as wire;
+use aiplatform_proto::resilience::v1::circuit_breaker_settings::Window as Setting;
 use aiplatform_proto::time::{to_proto_duration, to_proto_timestamp};
-use resilience::{Attempt, AttemptOutcome, CircuitBreaker, ExtraCall, LatencyQuantiles, SkipReason, State};
+use resilience::{
+    Attempt, AttemptOutcome, CircuitBreaker, CircuitBreakerConfig, ExtraCall, LatencyQuantiles, SkipReason,
+    State, Window,
+};
 
 use crate::answer::Origin;
 use crate::backend::{Backend, kind_of};
@@ -105,12 +109,26 @@ pub(super) fn breaker(
         openings: snapshot.openings,
         next_probe_at: snapshot.next_probe_in.map(|wait| to_proto_timestamp(SystemTime::now() + wait)),
         half_open_permits: snapshot.half_open_permits,
-        settings: Some(wire::CircuitBreakerSettings {
-            consecutive_failures: Some(config.failure_threshold()),
-            open_wait: Some(to_proto_duration(config.open_wait())),
-            half_open_calls: config.half_open_calls(),
-            ..wire::CircuitBreakerSettings::default()
-        }),
+        settings: Some(settings(&config)),
+    }
+}
+
+fn settings(config: &CircuitBreakerConfig) -> wire::CircuitBreakerSettings {
+    let window = match config.window() {
+        Window::Count(calls) => Setting::WindowCalls(calls),
+        Window::Time { seconds } => {
+            Setting::WindowTime(to_proto_duration(Duration::from_secs(u64::from(seconds))))
+        }
+    };
+    wire::CircuitBreakerSettings {
+        consecutive_failures: Some(config.failure_threshold()),
+        failure_rate_percent: config.failure_rate_percent(),
+        slow_call_rate_percent: config.slow_call_rate_percent(),
+        slow_call: config.slow_call().map(to_proto_duration),
+        minimum_calls: config.minimum_calls(),
+        open_wait: Some(to_proto_duration(config.open_wait())),
+        half_open_calls: config.half_open_calls(),
+        window: Some(window),
     }
 }
 

@@ -7,7 +7,8 @@ use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use aiplatform_proto::time::to_proto_timestamp;
 use resilience::{
-    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, SkipReason, State, Tier, Walk,
+    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, ExtraCall, SkipReason, State,
+    Tier, Walk,
 };
 use service_kit::paging::page;
 use service_kit::status::Reason;
@@ -125,13 +126,13 @@ impl Inference {
             ChainError::Stopped { error, attempts } => {
                 let tier = attempts.last().map(|attempt| attempt.tier.to_string()).unwrap_or_default();
                 info!(agent, tier, kind = error.kind(), "request refused by an upstream");
-                reason_of(&error).status(error.to_string()).with("tier", tier).build()
+                reason_of(&error).status(error.to_string()).with("tier", tier).with("attempts", tried).build()
             }
             ChainError::DeadlineExceeded { attempts } => {
                 warn!(agent, tried, "deadline passed before any tier answered");
                 let tier = attempts.last().map(|attempt| attempt.tier.to_string()).unwrap_or_default();
                 let message = format!("the deadline passed before any tier answered: {tried}");
-                Reason::DeadlineExceeded.status(message).with("tier", tier).build()
+                Reason::DeadlineExceeded.status(message).with("tier", tier).with("attempts", tried).build()
             }
             ChainError::Exhausted { attempts, retry_after } => {
                 warn!(agent, tried, "no tier answered");
@@ -139,6 +140,7 @@ impl Inference {
                 why_exhausted(&attempts, pinned)
                     .status(format!("no tier answered: {tried}"))
                     .with("agent", agent)
+                    .with("attempts", tried)
                     .retry_after(retry_after)
                     .build()
             }
@@ -195,6 +197,7 @@ fn reason_of(error: &UpstreamError) -> Reason {
         UpstreamError::Refused(_) => Reason::InvalidRequest,
         // None of these ends a walk by itself.
         UpstreamError::Connection(_)
+        | UpstreamError::ConnectTimeout(_)
         | UpstreamError::Status { .. }
         | UpstreamError::Overloaded { .. }
         | UpstreamError::Protocol(_)
@@ -212,7 +215,12 @@ pub(super) fn summary(attempts: &[Attempt]) -> String {
     let one = |attempt: &Attempt| {
         let probe = if attempt.breaker_state == Some(State::HalfOpen) { " as a probe" } else { "" };
         let cause = if attempt.cause.is_empty() { String::new() } else { format!(" ({})", attempt.cause) };
-        format!("{} {}{probe}{cause}", attempt.tier, attempt.outcome.as_str())
+        let again = match attempt.extra {
+            Some(ExtraCall::Hedge) => " as a hedge",
+            Some(ExtraCall::AtOnce | ExtraCall::Backoff | ExtraCall::RetryAfter) => " again",
+            None => "",
+        };
+        format!("{}{again} {}{probe}{cause}", attempt.tier, attempt.outcome.as_str())
     };
     attempts.iter().map(one).collect::<Vec<_>>().join(", ")
 }

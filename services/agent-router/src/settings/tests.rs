@@ -3,7 +3,8 @@ use std::time::Duration;
 use service_kit::config::{self, Environment, Seconds};
 
 use super::*;
-use crate::config::{MidStream, PrefixStyle, TierConfig};
+use crate::config::{HedgeConfig, MidStream, PrefixStyle, TierConfig};
+use resilience::Window;
 
 fn refusals(change: impl FnOnce(&mut Config)) -> Vec<String> {
     let mut config = Config::default();
@@ -100,7 +101,7 @@ type Change<'a> = &'a dyn Fn(&mut Config);
 
 #[test]
 fn nonsense_is_refused_with_key_value_and_rule() {
-    let cases: [(Change<'_>, &str); 11] = [
+    let cases: &[(Change<'_>, &str)] = &[
         (
             &|c| c.circuit_breaker.failure_threshold = 0,
             "circuit_breaker.failure_threshold = 0: must be at least 1",
@@ -152,7 +153,115 @@ fn nonsense_is_refused_with_key_value_and_rule() {
         ),
     ];
     for (change, expected) in cases {
-        assert_eq!(refusals(change), [expected]);
+        assert_eq!(refusals(change), [*expected]);
+    }
+}
+
+/// Refusals after a change of the first tier.
+fn tier_refusals(change: impl FnOnce(&mut TierConfig)) -> Vec<String> {
+    refusals(|config| {
+        let mut max = tier(config, "max");
+        change(&mut max);
+        config.tiers.insert("max".into(), max);
+    })
+}
+
+#[test]
+fn extra_calls_that_make_no_sense_are_refused() {
+    for attempts in [0, 11] {
+        let expected = format!("tiers.max.attempts = {attempts}: must be from 1 to 10");
+        assert_eq!(tier_refusals(|max| max.attempts = Some(attempts)), [expected]);
+    }
+    let none = tier_refusals(|max| max.context_tokens = Some(0));
+    assert_eq!(none, ["tiers.max.context_tokens = 0: must be at least 1"]);
+    let hedge = |hedge| tier_refusals(|max| max.hedge = Some(hedge));
+    let (after, quantile) = (Some(Seconds::new(1)), Some(0.95));
+    let both = hedge(HedgeConfig { after, quantile, ..HedgeConfig::default() });
+    assert_eq!(both, ["tiers.max.hedge: must have either after or quantile"]);
+    assert_eq!(hedge(HedgeConfig::default()), both);
+    let zero = hedge(HedgeConfig { after: Some(Seconds::new(0)), ..HedgeConfig::default() });
+    assert_eq!(zero, ["tiers.max.hedge.after = 0s: must be longer than 0"]);
+    let all = hedge(HedgeConfig { quantile: Some(1.0), ..HedgeConfig::default() });
+    assert_eq!(all, ["tiers.max.hedge.quantile = 1: must be at least 0.5 and under 1"]);
+    let many = hedge(HedgeConfig { quantile, observations: Some(257), ..HedgeConfig::default() });
+    assert_eq!(many, ["tiers.max.hedge.observations = 257: must be from 1 to 256"]);
+    let floor = hedge(HedgeConfig { after, floor: after, ..HedgeConfig::default() });
+    assert_eq!(floor, ["tiers.max.hedge.floor, hedge.observations: go with quantile, not with after"]);
+}
+
+#[test]
+fn extra_calls_are_set_for_each_tier() {
+    let settings = settings(|config| {
+        let hedge = HedgeConfig { quantile: Some(0.9), ..HedgeConfig::default() };
+        let max = TierConfig {
+            attempts: Some(4),
+            context_tokens: Some(8192),
+            hedge: Some(hedge),
+            ..tier(config, "max")
+        };
+        config.tiers.insert("max".into(), max);
+        config.agents[0].retry_after_max_wait = Seconds::new(7);
+    });
+    let TierSettings::OpenAi(max) = &settings.tiers["max"] else { panic!() };
+    assert_eq!((max.attempts, max.context_tokens), (4, Some(8192)));
+    let floor = Duration::from_millis(50);
+    assert_eq!(max.hedge, Some(HedgeSettings::Quantile { quantile: 0.9, floor, observations: 20 }));
+    let TierSettings::Ollama(ollama) = &settings.tiers["ollama"] else { panic!() };
+    assert_eq!((ollama.attempts, ollama.context_tokens, ollama.hedge), (2, None, None));
+    assert_eq!(settings.agents[0].retry_after_max_wait, Duration::from_secs(7));
+}
+
+#[test]
+fn a_breaker_is_what_its_section_says() {
+    let default = settings(|_| {}).breaker;
+    assert_eq!((default.window(), default.minimum_calls()), (Window::Count(100), 20));
+    assert_eq!((default.failure_rate_percent(), default.slow_call()), (Some(50.0), None));
+    let jitter = default.open_wait_policy().jitter();
+    assert!((jitter - 0.15).abs() < 1e-9, "{jitter}");
+    let changed = settings(|config| {
+        let section = &mut config.circuit_breaker;
+        section.recovery_jitter = 0.0;
+        section.window_time = Some(Seconds::new(60));
+        section.minimum_calls = 5;
+        section.failure_rate_percent = 0.0;
+        section.slow_call = Some(Seconds::new(2));
+        section.slow_call_rate_percent = 90.0;
+        section.ramp_percent = vec![10, 50];
+    });
+    let breaker = changed.breaker;
+    assert_eq!((breaker.window(), breaker.minimum_calls()), (Window::Time { seconds: 60 }, 5));
+    assert_eq!((breaker.failure_rate_percent(), breaker.slow_call_rate_percent()), (None, Some(90.0)));
+    assert_eq!(breaker.slow_call(), Some(Duration::from_secs(2)));
+    assert!(breaker.open_wait_policy().jitter() == 0.0);
+    assert_ne!(breaker, settings(|config| config.circuit_breaker.ramp_percent = vec![]).breaker);
+}
+
+#[test]
+fn breakers_that_make_no_sense_are_refused() {
+    let cases: &[(Change<'_>, &str)] = &[
+        (&|c| c.circuit_breaker.recovery_jitter = 1.0, "recovery_jitter = 1: must be at least 0 and under 1"),
+        (&|c| c.circuit_breaker.window_calls = 0, "window_calls = 0: must be at least 1"),
+        (
+            &|c| c.circuit_breaker.window_time = Some(Seconds(Duration::from_millis(1500))),
+            "window_time = 1s 500ms: must be from 1 to 1000000 whole seconds",
+        ),
+        (&|c| c.circuit_breaker.minimum_calls = 0, "minimum_calls = 0: must be at least 1"),
+        (
+            &|c| c.circuit_breaker.failure_rate_percent = 101.0,
+            "failure_rate_percent = 101: must be from 0 to 100",
+        ),
+        (&|c| c.circuit_breaker.slow_call = Some(Seconds::new(0)), "slow_call = 0s: must be longer than 0"),
+        (
+            &|c| c.circuit_breaker.slow_call_rate_percent = 0.0,
+            "slow_call_rate_percent = 0: must be over 0 and at most 100",
+        ),
+        (
+            &|c| c.circuit_breaker.ramp_percent = vec![50, 10],
+            "ramp_percent = [50, 10]: must be shares from 1 to 100 that do not fall",
+        ),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(refusals(change), [format!("circuit_breaker.{expected}")]);
     }
 }
 

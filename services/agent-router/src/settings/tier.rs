@@ -3,15 +3,22 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use resilience::{Hedge, InvalidConfig};
 use service_kit::config::{Endpoint, Problems, Seconds, Secret};
 
 use super::pool::{self, PoolSettings};
-use crate::config::{Kind, PrefixStyle, TierConfig};
+use crate::config::{HedgeConfig, Kind, PrefixStyle, TierConfig};
 
 /// How long answers are kept when nothing else is said.
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How long a stream may be silent when nothing else is said.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls that one request makes at a tier when nothing else is said.
+const DEFAULT_ATTEMPTS: u32 = 2;
+/// The bounds of a hedge after a quantile when nothing else is said.
+const DEFAULT_HEDGE_FLOOR: Duration = Duration::from_millis(50);
+const DEFAULT_HEDGE_OBSERVATIONS: usize = 20;
 
 /// A tier of any kind.
 #[derive(Debug, Clone)]
@@ -67,6 +74,43 @@ pub struct ModelTier {
     pub timeouts: Timeouts,
     /// How its servers are used.
     pub pool: PoolSettings,
+    /// The most calls that one request makes here.
+    pub attempts: u32,
+    /// The model's context, in tokens, where it is known.
+    pub context_tokens: Option<u64>,
+    /// When slow calls are hedged.
+    pub hedge: Option<HedgeSettings>,
+}
+
+/// When slow calls are hedged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HedgeSettings {
+    /// After a fixed time.
+    After(Duration),
+    /// After a quantile of what the latest calls took.
+    Quantile {
+        /// The quantile.
+        quantile: f64,
+        /// Never before this time.
+        floor: Duration,
+        /// Not before so many calls were seen.
+        observations: usize,
+    },
+}
+
+impl HedgeSettings {
+    /// The policy itself.
+    ///
+    /// # Errors
+    /// A number makes no sense.
+    pub fn build(self) -> Result<Hedge, InvalidConfig> {
+        match self {
+            Self::After(delay) => Hedge::after(delay),
+            Self::Quantile { quantile, floor, observations } => {
+                Hedge::quantile(quantile, floor, observations)
+            }
+        }
+    }
 }
 
 /// How long things may take.
@@ -138,9 +182,27 @@ fn model(
         idle: tier.idle_timeout.map_or(DEFAULT_IDLE_TIMEOUT, |Seconds(time)| time),
     };
     let prefix = prefix(tier, kind, &key, problems);
+    let attempts = tier.attempts.unwrap_or(DEFAULT_ATTEMPTS);
+    problems.require((1..=10).contains(&attempts), &key("attempts"), attempts, "must be from 1 to 10");
+    let context_tokens = tier.context_tokens;
+    problems.require(context_tokens != Some(0), &key("context_tokens"), 0, "must be at least 1");
+    let hedge = match tier.hedge {
+        Some(config) => Some(hedge(config, &key, problems)?),
+        None => None,
+    };
     let pool = pool::of(kind, tier, &key, problems);
     let (endpoints, api_key) = (tier.endpoints.clone(), tier.api_key.clone());
-    Some(ModelTier { endpoints, model: model?, api_key, prefix, timeouts, pool: pool? })
+    Some(ModelTier {
+        endpoints,
+        model: model?,
+        api_key,
+        prefix,
+        timeouts,
+        pool: pool?,
+        attempts,
+        context_tokens,
+        hedge,
+    })
 }
 
 fn prefix(
@@ -160,8 +222,45 @@ fn prefix(
     style
 }
 
+fn hedge(
+    config: HedgeConfig,
+    key: &impl Fn(&str) -> String,
+    problems: &mut Problems,
+) -> Option<HedgeSettings> {
+    let settings = match (config.after, config.quantile) {
+        (Some(Seconds(after)), None) => {
+            let alone = config.floor.is_none() && config.observations.is_none();
+            let rule = "go with quantile, not with after";
+            problems.require(alone, &key("hedge.floor, hedge.observations"), "", rule);
+            HedgeSettings::After(after)
+        }
+        (None, Some(quantile)) => HedgeSettings::Quantile {
+            quantile,
+            floor: config.floor.map_or(DEFAULT_HEDGE_FLOOR, |floor| floor.0),
+            observations: config.observations.map_or(DEFAULT_HEDGE_OBSERVATIONS, |observations| {
+                usize::try_from(observations).unwrap_or(usize::MAX)
+            }),
+        },
+        (Some(_), Some(_)) | (None, None) => {
+            problems.add(key("hedge"), "", "must have either after or quantile");
+            return None;
+        }
+    };
+    let Err(invalid) = settings.build() else {
+        return Some(settings);
+    };
+    let value = match (invalid.field, settings) {
+        ("hedge.after", _) => config.after.map(|after| after.to_string()),
+        ("hedge.quantile", _) => config.quantile.map(|quantile| quantile.to_string()),
+        (_, HedgeSettings::Quantile { observations, .. }) => Some(observations.to_string()),
+        (_, HedgeSettings::After(_)) => None,
+    };
+    problems.add(key(invalid.field), value.unwrap_or_default(), format!("must be {}", invalid.rule));
+    None
+}
+
 /// The optional fields: whether each is given, and the kinds that it applies to.
-fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 13] {
+fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 16] {
     const MODELS: &[Kind] = &[Kind::Openai, Kind::Ollama];
     [
         ("endpoints", !tier.endpoints.is_empty(), MODELS),
@@ -175,6 +274,9 @@ fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 13] {
         ("affinity", tier.affinity.is_some(), MODELS),
         ("dns", tier.dns.is_some(), MODELS),
         ("health_check", tier.health_check.is_some(), MODELS),
+        ("attempts", tier.attempts.is_some(), MODELS),
+        ("context_tokens", tier.context_tokens.is_some(), MODELS),
+        ("hedge", tier.hedge.is_some(), MODELS),
         ("ttl", tier.ttl.is_some(), &[Kind::Cache]),
         ("text", tier.text.is_some(), &[Kind::Message]),
     ]

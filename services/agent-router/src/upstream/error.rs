@@ -1,17 +1,26 @@
-//! What went wrong at an upstream, and what that means.
+//! What went wrong at an upstream, and what that means: the one table of it.
 //!
-//! | the upstream | breaker | the walk goes to |
-//! |---|---|---|
-//! | cannot be reached, breaks the connection or the protocol | failure | the next backend |
-//! | 5xx, any 4xx but those below | failure | the next backend |
-//! | 429 | ignored: saturation is not death | the next backend |
-//! | does not have the model, cannot take this kind of request | ignored | the next tier |
-//! | refuses the prompt (400, 413, 422): too long, against its policy, malformed | ignored | nowhere: it is the request's fault |
-//! | has no earlier answer (cache) | success | the next tier |
+//! | the upstream | breaker | asked again | the walk goes to |
+//! |---|---|---|---|
+//! | refuses the connection, or breaks it before an answer begins | failure | once, at once | the next backend |
+//! | lets a connection time out | failure | no: that has cost its time | the next backend |
+//! | 500, 502, 504 | failure | once, after a backoff | the next backend |
+//! | 503, 529 | failure | up to the tier's attempts, with backoff | the next backend |
+//! | any other 5xx, any 4xx but those below | failure | no: it is not in passing | the next backend |
+//! | breaks off before the first content, or says that it failed | failure | no | the next backend |
+//! | breaks the protocol: another content type, too large, malformed | failure | no | the next tier |
+//! | 429 | ignored: saturation is not death | up to the tier's attempts, with backoff | the next backend |
+//! | does not have the model, cannot take this kind of request | ignored | no | the next tier |
+//! | finds the prompt too long for its context | ignored | no | the next tier with a larger context, else nowhere |
+//! | refuses the prompt (400, 413, 422): against its policy, malformed | ignored | no | nowhere: it is the request's fault |
+//! | has no earlier answer (cache) | success | no | the next tier |
+//!
+//! Where the upstream names a time (`Retry-After`), it is asked again then if that is soon enough, and left alone until
+//! then by everybody. Silence is the chain's own to judge: [`Verdict::TIMEOUT`].
 
 use std::time::Duration;
 
-use resilience::{AttemptOutcome, CallError, Next, Outcome, Verdict};
+use resilience::{AttemptOutcome, CallError, Next, Outcome, Retry, Verdict};
 use thiserror::Error;
 
 /// An upstream's failure or refusal.
@@ -23,6 +32,9 @@ pub enum UpstreamError {
     /// No connection, or a connection that died before the answer began.
     #[error("connection failed: {0}")]
     Connection(String),
+    /// No connection in the time that one may take.
+    #[error("connection timed out: {0}")]
+    ConnectTimeout(String),
     /// A failing status.
     #[error("status {status}: {message}")]
     Status {
@@ -30,6 +42,8 @@ pub enum UpstreamError {
         status: u16,
         /// The upstream's words.
         message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// Too many requests.
     #[error("overloaded: {message}")]
@@ -73,30 +87,31 @@ pub enum UpstreamError {
 
 impl CallError for UpstreamError {
     fn verdict(&self) -> Verdict {
-        let (breaker, outcome, next) = match self {
-            Self::Connection(_)
-            | Self::Status { .. }
-            | Self::Protocol(_)
-            | Self::Interrupted(_)
-            | Self::Silent(_) => (Outcome::Failure, AttemptOutcome::Failure, Next::Backend),
-            Self::Overloaded { .. } => (Outcome::Ignored, AttemptOutcome::Overloaded, Next::Backend),
-            Self::ModelMissing(_) | Self::Unsupported(_) => {
-                (Outcome::Ignored, AttemptOutcome::Rejected, Next::Tier)
-            }
-            Self::ContextLength(_) | Self::ContentPolicy(_) | Self::Refused(_) => {
-                (Outcome::Ignored, AttemptOutcome::Rejected, Next::Stop)
-            }
-            Self::CacheMiss => (Outcome::Success, AttemptOutcome::Miss, Next::Tier),
-            Self::CacheUnavailable(_) => (Outcome::Failure, AttemptOutcome::Failure, Next::Tier),
+        const FAILURE: Verdict = Verdict::FAILURE;
+        const REJECTED: Verdict = Verdict::REJECTED;
+        let verdict = match self {
+            Self::Connection(_) => FAILURE.retried(Retry::AtOnce),
+            Self::ConnectTimeout(_) => Verdict::TIMEOUT,
+            Self::Status { status: 500 | 502 | 504, .. } => FAILURE.retried(Retry::Once),
+            Self::Status { status: 503 | 529, .. } => FAILURE.retried(Retry::Backoff),
+            Self::Status { .. } | Self::Interrupted(_) | Self::Silent(_) => FAILURE,
+            Self::Protocol(_) | Self::CacheUnavailable(_) => Verdict { next: Next::Tier, ..FAILURE },
+            Self::Overloaded { .. } => Verdict::overloaded(None).retried(Retry::Backoff),
+            Self::ModelMissing(_) | Self::Unsupported(_) => Verdict { next: Next::Tier, ..REJECTED },
+            Self::ContextLength(_) => Verdict { next: Next::Larger, ..REJECTED },
+            Self::ContentPolicy(_) | Self::Refused(_) => REJECTED,
+            Self::CacheMiss => Verdict::new(Outcome::Success, AttemptOutcome::Miss, Next::Tier),
         };
-        Verdict::new(breaker, outcome, next).with_retry_after(self.retry_after())
+        verdict.with_retry_after(self.retry_after())
     }
 
     fn cause(&self) -> String {
         match self {
-            Self::Connection(_) | Self::Protocol(_) | Self::CacheMiss | Self::CacheUnavailable(_) => {
-                self.to_string()
-            }
+            Self::Connection(_)
+            | Self::ConnectTimeout(_)
+            | Self::Protocol(_)
+            | Self::CacheMiss
+            | Self::CacheUnavailable(_) => self.to_string(),
             Self::Status { status, .. } => format!("status {status}"),
             Self::Silent(_)
             | Self::Overloaded { .. }
@@ -114,9 +129,9 @@ impl UpstreamError {
     /// How long the upstream wants to be left alone, where it said so.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after, .. } => *retry_after,
+            Self::Overloaded { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
             Self::Connection(_)
-            | Self::Status { .. }
+            | Self::ConnectTimeout(_)
             | Self::Protocol(_)
             | Self::Interrupted(_)
             | Self::Silent(_)
@@ -138,7 +153,7 @@ impl UpstreamError {
             404 => Self::ModelMissing(message),
             400 | 413 | 422 => Self::of_refusal(code, message),
             // Everything else says that the way to the model is wrong, not the request: a proxy, a bill, a method.
-            401..=499 | 500.. => Self::Status { status, message },
+            401..=499 | 500.. => Self::Status { status, message, retry_after },
             _ => Self::Protocol(format!("status {status}: {message}")),
         }
     }
@@ -181,6 +196,9 @@ impl UpstreamError {
             .last()
             .map(ToString::to_string)
             .unwrap_or_default();
+        if error.is_connect() && error.is_timeout() {
+            return Self::ConnectTimeout(shorten(&root));
+        }
         if error.is_connect() || error.is_request() {
             return Self::Connection(shorten(&root));
         }
@@ -191,6 +209,7 @@ impl UpstreamError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Connection(_) => "connection",
+            Self::ConnectTimeout(_) => "connect_timeout",
             Self::Status { .. } => "status",
             Self::Overloaded { .. } => "overloaded",
             Self::Protocol(_) => "protocol",
@@ -224,28 +243,64 @@ mod tests {
 
     #[test]
     fn a_status_has_one_meaning() {
+        use Next::{Backend, Larger, Stop, Tier};
+        use Outcome::{Failure, Ignored};
+        use Retry::{Backoff, Never, Once};
         let too_long =
             "Prompt is too long: 1204 tokens exceeds the configured maximum context length of 512 tokens.";
         let cases = [
-            (of(500, "", "x"), "status", Outcome::Failure, Next::Backend),
-            (of(503, "", "x"), "status", Outcome::Failure, Next::Backend),
-            (of(529, "", "x"), "status", Outcome::Failure, Next::Backend),
-            (of(401, "", "x"), "status", Outcome::Failure, Next::Backend),
-            (of(402, "", "x"), "status", Outcome::Failure, Next::Backend),
-            (of(405, "", "x"), "status", Outcome::Failure, Next::Backend),
-            (of(413, "", "x"), "refused", Outcome::Ignored, Next::Stop),
-            (of(429, "", "x"), "overloaded", Outcome::Ignored, Next::Backend),
-            (of(404, "", "x"), "model_missing", Outcome::Ignored, Next::Tier),
-            (of(400, "400", "Value error."), "model_missing", Outcome::Ignored, Next::Tier),
-            (of(400, "400", too_long), "context_length", Outcome::Ignored, Next::Stop),
-            (of(400, "context_length_exceeded", "x"), "context_length", Outcome::Ignored, Next::Stop),
-            (of(400, "content_policy_violation", "x"), "content_policy", Outcome::Ignored, Next::Stop),
-            (of(422, "", "x"), "refused", Outcome::Ignored, Next::Stop),
-            (of(302, "", "x"), "protocol", Outcome::Failure, Next::Backend),
+            (of(500, "", "x"), "status", Failure, Once, Backend),
+            (of(502, "", "x"), "status", Failure, Once, Backend),
+            (of(504, "", "x"), "status", Failure, Once, Backend),
+            (of(503, "", "x"), "status", Failure, Backoff, Backend),
+            (of(529, "", "x"), "status", Failure, Backoff, Backend),
+            (of(501, "", "x"), "status", Failure, Never, Backend),
+            (of(401, "", "x"), "status", Failure, Never, Backend),
+            (of(402, "", "x"), "status", Failure, Never, Backend),
+            (of(405, "", "x"), "status", Failure, Never, Backend),
+            (of(413, "", "x"), "refused", Ignored, Never, Stop),
+            (of(429, "", "x"), "overloaded", Ignored, Backoff, Backend),
+            (of(404, "", "x"), "model_missing", Ignored, Never, Tier),
+            (of(400, "400", "Value error."), "model_missing", Ignored, Never, Tier),
+            (of(400, "400", too_long), "context_length", Ignored, Never, Larger),
+            (of(400, "context_length_exceeded", "x"), "context_length", Ignored, Never, Larger),
+            (of(400, "content_policy_violation", "x"), "content_policy", Ignored, Never, Stop),
+            (of(400, "", "x"), "refused", Ignored, Never, Stop),
+            (of(422, "", "x"), "refused", Ignored, Never, Stop),
+            (of(302, "", "x"), "protocol", Failure, Never, Tier),
         ];
-        for (error, kind, breaker, next) in cases {
+        for (error, kind, breaker, retry, next) in cases {
             let verdict = error.verdict();
-            assert_eq!((error.kind(), verdict.breaker, verdict.next), (kind, breaker, next), "{error}");
+            let meaning = (verdict.breaker, verdict.retry, verdict.next);
+            assert_eq!((error.kind(), meaning), (kind, (breaker, retry, next)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failure_without_a_status_has_one_meaning() {
+        let cases = [
+            (UpstreamError::Connection(String::new()), Retry::AtOnce, Next::Backend, AttemptOutcome::Failure),
+            (
+                UpstreamError::ConnectTimeout(String::new()),
+                Retry::Never,
+                Next::Backend,
+                AttemptOutcome::Timeout,
+            ),
+            (UpstreamError::Interrupted(String::new()), Retry::Never, Next::Backend, AttemptOutcome::Failure),
+            (UpstreamError::Protocol(String::new()), Retry::Never, Next::Tier, AttemptOutcome::Failure),
+        ];
+        for (error, retry, next, outcome) in cases {
+            let verdict = error.verdict();
+            assert_eq!((verdict.retry, verdict.next, verdict.outcome), (retry, next, outcome), "{error}");
+            assert_eq!(verdict.breaker, Outcome::Failure, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_time_that_an_upstream_names_is_kept() {
+        let after = Some(Duration::from_secs(3));
+        for status in [429, 503, 500] {
+            assert_eq!(UpstreamError::of_status(status, "", "x", after).verdict().retry_after, after);
         }
     }
 

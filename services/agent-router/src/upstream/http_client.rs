@@ -1,7 +1,7 @@
 //! The HTTP client that all upstream calls share.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -123,15 +123,22 @@ async fn read(mut response: Response, limit: usize) -> Result<Bytes, UpstreamErr
 
 async fn refusal(response: Response) -> UpstreamError {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|value| time_until(value, SystemTime::now()));
     // A status whose body cannot be read is a status all the same.
     let body = read(response, MAX_ERROR_BYTES).await.unwrap_or_default();
     let (code, message) = describe(&body);
     UpstreamError::of_status(status, &code, &message, retry_after)
+}
+
+/// What a `Retry-After` says: a number of seconds, or a date.
+fn time_until(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// Finds the code and the message in an error body of any of the shapes in use: OpenAI's and MAX Serve's
@@ -209,6 +216,23 @@ mod tests {
         }
         // It listens, and says nothing.
         assert!(!client.reaches(&url, Duration::from_millis(20)).await);
+    }
+
+    #[test]
+    fn a_time_is_named_in_seconds_or_by_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let cases = [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:00 GMT", Some(23)),
+            ("Sunday, 06-Nov-94 08:50:00 GMT", Some(23)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ];
+        for (value, seconds) in cases {
+            assert_eq!(time_until(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
     }
 
     #[test]

@@ -259,6 +259,27 @@ impl FromStr for SecretUrl {
 
 from_str_value!(SecretUrl);
 
+/// Reads a number that may be left out, or a text of one: a variable of the environment for a key without a default has no
+/// type to be read by.
+pub fn optional_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr + Deserialize<'de>,
+    T::Err: fmt::Display,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "must be a number in the range of this setting")]
+    enum NumberOrText<T> {
+        Number(T),
+        Text(String),
+    }
+    match Option::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(NumberOrText::Number(number)) => Ok(Some(number)),
+        Some(NumberOrText::Text(text)) => text.trim().parse().map(Some).map_err(D::Error::custom),
+    }
+}
+
 /// Reads a list, or a text of values with commas between them.
 pub fn comma_separated<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
