@@ -10,7 +10,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::state::TripReason;
-use super::window::{Window, WindowCounts};
+use super::window::{Sums, Window};
 pub use builder::CircuitBreakerConfigBuilder;
 pub use wait::OpenWait;
 
@@ -263,15 +263,14 @@ impl CircuitBreakerConfig {
 
     /// The threshold that these calls have reached. `None` too while there are fewer than `minimum`.
     #[inline]
-    pub(super) fn breached(&self, counts: &WindowCounts, minimum: u32) -> Option<TripReason> {
-        let calls = counts.calls();
+    pub(super) fn breached(&self, Sums { calls, failed, slow }: Sums, minimum: u32) -> Option<TripReason> {
         if calls < u64::from(minimum) {
             return None;
         }
-        if self.failure_rate.is_some_and(|rate| rate.is_reached(counts.failed(), calls)) {
+        if self.failure_rate.is_some_and(|rate| rate.is_reached(failed, calls)) {
             return Some(TripReason::FailureRate);
         }
-        if self.slow_calls.is_some_and(|slow| slow.rate.is_reached(counts.slow(), calls)) {
+        if self.slow_calls.is_some_and(|slow_calls| slow_calls.rate.is_reached(slow, calls)) {
             return Some(TripReason::SlowCallRate);
         }
         None

@@ -134,8 +134,11 @@ impl<B: Borrow<CircuitBreaker>> Permit<B> {
     fn settle(&self, took: Option<Duration>, settlement: impl FnOnce(Option<Duration>) -> Settlement) {
         let breaker = self.breaker.borrow();
         let known = took.or(self.first_chunk);
-        let must_measure = known.is_none() && self.started.is_some();
-        let now = (must_measure || self.word.is_timed()).then(|| breaker.now());
+        if !self.word.needs_time() {
+            // Asked at once, so that nothing of the time is left in the way of a call that needs none.
+            return breaker.settle(self.word, None, settlement(known));
+        }
+        let now = (known.is_none() || self.word.is_timed()).then(|| breaker.now());
         let measured = || Some(now?.saturating_sub(self.started?));
         breaker.settle(self.word, now, settlement(known.or_else(measured)));
     }

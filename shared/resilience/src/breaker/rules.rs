@@ -84,38 +84,45 @@ pub(super) struct Change {
 }
 
 /// The state machine.
+///
+/// In C's order, so that what a success in CLOSED touches lies together at the beginning: with the lock before it, 128 bytes
+/// up to the phase's tag.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Rules {
-    config: Arc<CircuitBreakerConfig>,
-    phase: Phase,
     generation: u64,
-    /// The window of CLOSED and METRICS_ONLY. Half-open keeps its own counts.
-    ring: Ring,
+    config: Arc<CircuitBreakerConfig>,
     /// Failures in a row.
     run: u32,
+    /// The window of CLOSED and METRICS_ONLY. Half-open keeps its own counts.
+    ring: Ring,
+    /// Counted here and not in `totals`.
+    successes: u64,
+    /// What the last step changed. A step enters two states at most: half-open lapses to open, whose wait is over too.
+    changes: Option<Box<[Option<Change>; 2]>>,
+    phase: Phase,
     totals: CallTotals,
     openings: u64,
     openings_in_a_row: u32,
     /// Until when the backend asked to be left alone, as far as this generation heard.
     retry_at: Option<Duration>,
     random: Arc<dyn Randomness>,
-    /// What the last step changed. A step enters two states at most: half-open lapses to open, whose wait is over too.
-    changes: [Option<Change>; 2],
 }
 
 impl Rules {
     pub(super) fn new(config: Arc<CircuitBreakerConfig>, random: Arc<dyn Randomness>) -> Self {
         Self {
-            phase: Phase::of_mode(config.mode()),
             generation: 0,
-            ring: Ring::new(config.window()),
             run: 0,
+            ring: Ring::new(config.window()),
+            successes: 0,
+            changes: None,
+            phase: Phase::of_mode(config.mode()),
             totals: CallTotals::default(),
             openings: 0,
             openings_in_a_row: 0,
             retry_at: None,
             random,
-            changes: [None; 2],
             config,
         }
     }
@@ -138,7 +145,7 @@ impl Rules {
 
     /// Calls by outcome. `rejected` stays 0: the shell counts rejections, most of which never come here.
     pub(super) fn totals(&self) -> CallTotals {
-        self.totals
+        CallTotals { success: self.successes, ..self.totals }
     }
 
     pub(super) fn openings(&self) -> u64 {
@@ -212,12 +219,12 @@ impl Rules {
     /// Whether the last step changed the state.
     #[inline]
     pub(super) fn has_changed(&self) -> bool {
-        self.changes[0].is_some()
+        self.changes.is_some()
     }
 
     /// What the last step changed, in order.
     pub(super) fn take_changes(&mut self) -> [Option<Change>; 2] {
-        std::mem::take(&mut self.changes)
+        self.changes.take().map_or([None; 2], |changes| *changes)
     }
 
     /// Asks to make a call.
@@ -289,7 +296,7 @@ impl Rules {
         }
         match settlement {
             Settlement::Outcome { outcome: Outcome::Success, took, .. } => {
-                self.totals.success += 1;
+                self.successes += 1;
                 self.record(now, false, self.config.is_slow(took));
             }
             Settlement::Outcome { outcome: Outcome::Failure, took, retry_after } => {
@@ -320,40 +327,53 @@ impl Rules {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "see `CircuitBreaker::settle`")]
     fn record(&mut self, now: impl Fn() -> Duration, failed: bool, slow: bool) {
+        if !matches!(self.phase, Phase::Closed { .. }) {
+            self.record_elsewhere(now, failed, slow);
+            return;
+        }
+        self.ring.add(Class::new(failed, slow), &now);
+        self.count_run(failed);
+        if let Some(reason) = self.closed_verdict(failed) {
+            self.open(now(), reason, None);
+        }
+    }
+
+    /// Records an outcome in any state but CLOSED.
+    #[inline(never)]
+    fn record_elsewhere(&mut self, now: impl Fn() -> Duration, failed: bool, slow: bool) {
         match &mut self.phase {
-            Phase::Closed { .. } | Phase::MetricsOnly => {
-                self.ring.add(Class::new(failed, slow), &now);
-                self.run = if failed { self.run.saturating_add(1) } else { 0 };
-                if let Some(reason) = self.closed_verdict(failed) {
-                    self.open(now(), reason, None);
-                }
+            Phase::MetricsOnly => {
+                self.ring.add(Class::new(failed, slow), now);
+                self.count_run(failed);
             }
             Phase::HalfOpen { counts, .. } => {
                 counts.add(Class::new(failed, slow));
                 let counts = *counts;
-                self.run = if failed { self.run.saturating_add(1) } else { 0 };
-                self.judge_probes(&now, &counts, failed);
+                self.count_run(failed);
+                self.judge_probes(now, &counts, failed);
             }
-            // DISABLED records nothing. No call is admitted in the other two, so none is settled in their generations.
-            Phase::Disabled | Phase::Open { .. } | Phase::ForcedOpen => {}
+            // DISABLED records nothing. No call is admitted in the next two, so none is settled in their generations.
+            Phase::Disabled | Phase::Open { .. } | Phase::ForcedOpen | Phase::Closed { .. } => {}
         }
     }
 
     #[inline]
+    fn count_run(&mut self, failed: bool) {
+        self.run = if failed { self.run.saturating_add(1) } else { 0 };
+    }
+
+    #[inline]
     fn closed_verdict(&self, failed: bool) -> Option<TripReason> {
-        if matches!(self.phase, Phase::MetricsOnly) {
-            return None;
-        }
         if failed && self.config.run_is_over(self.run) {
             return Some(TripReason::ConsecutiveFailures);
         }
-        self.config.breached(self.ring.counts(), self.config.minimum_calls())
+        self.config.breached(self.ring.sums(), self.config.minimum_calls())
     }
 
     fn judge_probes(&mut self, now: impl Fn() -> Duration, counts: &WindowCounts, failed: bool) {
         let enough = self.config.deciding_probes();
         let bad = failed && (self.config.one_failed_probe_reopens() || self.config.run_is_over(self.run));
-        if bad || self.config.breached(counts, enough).is_some() {
+        if bad || self.config.breached(counts.sums(), enough).is_some() {
             self.open(now(), TripReason::ProbeFailed, None);
         } else if counts.calls() >= u64::from(enough) {
             self.close(now(), TripReason::ProbesPassed);
@@ -451,7 +471,9 @@ impl Rules {
         self.retry_at = None;
         let transition = Transition { from, to: self.state(), reason };
         let change = Change { transition, generation: self.generation, at, wait };
-        let slot = usize::from(self.changes[0].is_some());
-        self.changes[slot] = Some(change);
+        match &mut self.changes {
+            None => self.changes = Some(Box::new([Some(change), None])),
+            Some(changes) => changes[1] = Some(change),
+        }
     }
 }

@@ -4,7 +4,11 @@
 //! of ten thousand, and emptying a window touches no slot. The shape follows resilience4j's `FixedSizeSlidingWindowMetrics`
 //! and `SlidingTimeWindowMetrics` in behaviour, not in code.
 
+mod count;
+
 use std::time::Duration;
+
+use count::CountRing;
 
 /// Calls in a window, in four classes: slow and failed are independent of each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,12 +39,13 @@ impl WindowCounts {
         self.slow_success + self.slow_failure
     }
 
-    pub(super) fn add(&mut self, class: Class) {
-        *self.of(class) += 1;
+    /// What a verdict is about.
+    pub(super) fn sums(&self) -> Sums {
+        Sums { calls: self.calls(), failed: self.failed(), slow: self.slow() }
     }
 
-    fn remove(&mut self, class: Class) {
-        *self.of(class) -= 1;
+    pub(super) fn add(&mut self, class: Class) {
+        *self.of(class) += 1;
     }
 
     fn of(&mut self, class: Class) -> &mut u64 {
@@ -58,6 +63,14 @@ impl WindowCounts {
         self.slow_success -= other.slow_success;
         self.slow_failure -= other.slow_failure;
     }
+}
+
+/// Calls, and how many of them failed and were slow. A call may be both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) calls: u64,
+    pub(super) failed: u64,
+    pub(super) slow: u64,
 }
 
 /// The class that a call falls into.
@@ -94,7 +107,7 @@ pub enum Window {
 }
 
 impl Window {
-    /// The largest window: a million calls, or eleven days. A count window keeps one byte a call and a time window
+    /// The largest window: a million calls, or eleven days. A count window keeps two bits a call and a time window
     /// 48 bytes a second, so that a mistyped size cannot exhaust the memory.
     pub const MAX: u32 = 1_000_000;
 
@@ -109,7 +122,8 @@ impl Window {
 /// A window's contents.
 #[derive(Debug)]
 pub(super) enum Ring {
-    Count(CountRing),
+    FewCalls(CountRing<count::Inline>),
+    ManyCalls(CountRing<count::Boxed>),
     Time(TimeRing),
 }
 
@@ -117,7 +131,8 @@ impl Ring {
     /// An empty window.
     pub(super) fn new(shape: Window) -> Self {
         match shape {
-            Window::Count(calls) => Self::Count(CountRing::new(calls as usize)),
+            Window::Count(calls) if calls <= count::INLINE_CALLS => Self::FewCalls(CountRing::inline(calls)),
+            Window::Count(calls) => Self::ManyCalls(CountRing::boxed(calls)),
             Window::Time { seconds } => Self::Time(TimeRing::new(u64::from(seconds))),
         }
     }
@@ -128,20 +143,32 @@ impl Ring {
     }
 
     /// Adds an outcome; a count window does not ask for the time.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "see `CountRing::add`")]
     pub(super) fn add(&mut self, class: Class, now: impl FnOnce() -> Duration) {
         match self {
-            Self::Count(ring) => ring.add(class),
+            Self::FewCalls(ring) => ring.add(class),
+            Self::ManyCalls(ring) => ring.add(class),
             Self::Time(ring) => ring.add(class, now().as_secs()),
         }
     }
 
-    /// What the window holds, as it stood after the last outcome.
+    /// What a verdict is about, as it stood after the last outcome.
     #[inline]
-    pub(super) fn counts(&self) -> &WindowCounts {
+    pub(super) fn sums(&self) -> Sums {
         match self {
-            Self::Count(ring) => &ring.counts,
-            Self::Time(ring) => &ring.counts,
+            Self::FewCalls(ring) => ring.sums(),
+            Self::ManyCalls(ring) => ring.sums(),
+            Self::Time(ring) => ring.counts.sums(),
+        }
+    }
+
+    /// What the window holds, as it stood after the last outcome.
+    pub(super) fn counts(&self) -> WindowCounts {
+        match self {
+            Self::FewCalls(ring) => ring.counts(),
+            Self::ManyCalls(ring) => ring.counts(),
+            Self::Time(ring) => ring.counts,
         }
     }
 
@@ -150,58 +177,16 @@ impl Ring {
         if let Self::Time(ring) = self {
             ring.slide(now.as_secs());
         }
-        *self.counts()
+        self.counts()
     }
 
     /// Forgets everything, at a cost that does not depend on the size.
     pub(super) fn clear(&mut self) {
         match self {
-            Self::Count(ring) => ring.clear(),
+            Self::FewCalls(ring) => ring.clear(),
+            Self::ManyCalls(ring) => ring.clear(),
             Self::Time(ring) => ring.clear(),
         }
-    }
-}
-
-/// The last n outcomes, the oldest of them at `next` once the ring is full.
-#[derive(Debug)]
-pub(super) struct CountRing {
-    slots: Box<[Class]>,
-    next: usize,
-    filled: usize,
-    counts: WindowCounts,
-}
-
-impl CountRing {
-    fn new(calls: usize) -> Self {
-        Self {
-            slots: vec![Class::Success; calls].into_boxed_slice(),
-            next: 0,
-            filled: 0,
-            counts: WindowCounts::default(),
-        }
-    }
-
-    #[inline]
-    fn add(&mut self, class: Class) {
-        let slot = &mut self.slots[self.next];
-        let oldest = std::mem::replace(slot, class);
-        if self.filled == self.slots.len() {
-            self.counts.remove(oldest);
-        } else {
-            self.filled += 1;
-        }
-        self.counts.add(class);
-        self.next += 1;
-        if self.next == self.slots.len() {
-            self.next = 0;
-        }
-    }
-
-    fn clear(&mut self) {
-        // What the slots hold no longer counts once `filled` is zero.
-        self.next = 0;
-        self.filled = 0;
-        self.counts = WindowCounts::default();
     }
 }
 
@@ -237,6 +222,7 @@ impl TimeRing {
         usize::try_from(second % self.buckets.len() as u64).unwrap_or(0)
     }
 
+    #[inline(never)]
     fn add(&mut self, class: Class, second: u64) {
         self.slide(second);
         let index = self.index(self.newest);
@@ -283,12 +269,24 @@ mod tests {
 
     #[test]
     fn a_count_window_holds_the_last_n_outcomes_and_no_more() {
-        let mut ring = Ring::new(Window::Count(3));
-        for class in [Class::Failure, Class::SlowFailure, Class::Success, Class::SlowSuccess] {
-            ring.add(class, || unreachable!("a count window needs no time"));
+        let all = [Class::Failure, Class::SlowFailure, Class::Success, Class::SlowSuccess];
+        // Sizes on either side of a word's, and of what lies inline.
+        for size in [1, 3, 15, 16, 17, 127, 128, 129, 1000] {
+            let mut ring = Ring::new(Window::Count(size));
+            let mut history = Vec::new();
+            for call in 0..3 * size as usize {
+                let class = all[call * call / 3 % 4];
+                ring.add(class, || unreachable!("a count window needs no time"));
+                history.push(class);
+                let mut expected = WindowCounts::default();
+                for class in history.iter().rev().take(size as usize) {
+                    expected.add(*class);
+                }
+                assert_eq!(ring.counts(), expected, "window of {size}, call {call}");
+            }
+            ring.clear();
+            assert_eq!(ring.counts().calls(), 0);
         }
-        let expected = WindowCounts { success: 1, failure: 0, slow_success: 1, slow_failure: 1 };
-        assert_eq!(*ring.counts(), expected);
     }
 
     #[test]
@@ -330,7 +328,7 @@ mod tests {
         ring.add(Class::Failure, || at(5.0));
         ring.clear();
         ring.add(Class::Success, || at(5.5));
-        assert_eq!(*ring.counts(), WindowCounts { success: 1, ..WindowCounts::default() });
+        assert_eq!(ring.counts(), WindowCounts { success: 1, ..WindowCounts::default() });
         ring.add(Class::SlowFailure, || at(6.5));
         // The second that leaves takes along what was added since, and nothing of before.
         assert_eq!(ring.counts_at(at(8.0)), WindowCounts { slow_failure: 1, ..WindowCounts::default() });

@@ -64,6 +64,12 @@ impl Word {
         self.0 & Self::STAMPED != 0
     }
 
+    /// Whether a permit is stamped or recording the outcome needs the time.
+    #[inline]
+    pub(super) fn needs_time(self) -> bool {
+        self.0 & (Self::STAMPED | Self::TIMED) != 0
+    }
+
     /// Whether recording the outcome needs the time, because the window goes by it.
     #[inline]
     pub(super) fn is_timed(self) -> bool {

@@ -6,8 +6,9 @@ use super::super::config::{Mode, Ramp};
 use super::super::state::State;
 use super::super::window::WindowCounts;
 
-/// A state and its data.
+/// A state and its data. The tag comes first: see [`Rules`](super::Rules).
 #[derive(Debug)]
+#[repr(u8)]
 pub(super) enum Phase {
     Closed {
         /// While only a share of the calls is admitted.
