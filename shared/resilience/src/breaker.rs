@@ -17,6 +17,7 @@ mod operator;
 mod outlook;
 mod permit;
 mod rules;
+mod short_name;
 mod snapshot;
 mod state;
 mod sync;
@@ -40,6 +41,7 @@ pub use events::{Event, EventKind, Operator, Watched, Watcher};
 pub use outlook::Outlook;
 pub use permit::{BorrowedPermit, CallReport, Permit};
 use rules::{Admitted, Change, Rejected, Rules, Settlement};
+use short_name::ShortName;
 pub use snapshot::Snapshot;
 pub use state::{CallTotals, Outcome, RejectReason, State, Transition, TripReason};
 use sync::{AtomicU64, Mutex, Ordering};
@@ -83,7 +85,7 @@ impl CallNotPermitted {
 struct OwnLines<T>(T);
 
 /// In C's order, and that of how often it is needed: a call in CLOSED touches the first line and the two that `guarded`
-/// begins with, so that a call on one of thousands of breakers waits for few lines.
+/// begins with, and a look-up by name none besides, so that a call on one of thousands of breakers waits for few lines.
 #[repr(C, align(64))]
 struct Inner {
     word: AtomicU64,
@@ -92,6 +94,7 @@ struct Inner {
     /// `rejected` at the beginning of this generation.
     rejected_before: AtomicU64,
     clock: Arc<dyn Clock>,
+    short_name: ShortName,
     guarded: OwnLines<Mutex<Guarded>>,
     /// Written by each rejection.
     rejected: OwnLines<AtomicU64>,
@@ -204,6 +207,7 @@ impl CircuitBreaker {
             open_until: AtomicU64::new(0),
             rejected_before: AtomicU64::new(0),
             clock,
+            short_name: ShortName::of(name),
             guarded: OwnLines(Mutex::new(guarded)),
             rejected: OwnLines(AtomicU64::new(0)),
             name: name.into(),
@@ -216,6 +220,12 @@ impl CircuitBreaker {
     /// The name it was made with.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Whether this is its name.
+    #[inline]
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.inner.short_name.is(name).unwrap_or_else(|| *self.inner.name == *name)
     }
 
     /// The configuration it goes by now.

@@ -6,9 +6,11 @@
 //! state would be lost.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use parking_lot::RwLock;
 use thiserror::Error;
 
@@ -92,19 +94,56 @@ impl CircuitBreakerRegistryBuilder {
     }
 }
 
+/// Small, so that the table of ten thousand stays in a cache. The name is not kept a second time: a look-up reads the one that
+/// lies beside the breaker's state, which is about to be needed anyway.
 #[derive(Debug)]
 struct Entry {
     breaker: CircuitBreaker,
-    /// [`CircuitBreaker::activity`] when it was last looked at, and when it was first seen to be that.
+    look: Box<Look>,
+}
+
+/// What was seen of a breaker when it was last asked whether it is idle.
+#[derive(Debug)]
+struct Look {
+    /// [`CircuitBreaker::activity`], and when it was first seen to be that.
     activity: u64,
     since: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Breakers {
+    table: HashTable<Entry>,
+    /// Keyed at random: names may come from outside.
+    hashes: RandomState,
+}
+
+impl Breakers {
+    fn get(&self, name: &str) -> Option<CircuitBreaker> {
+        let entry = self.table.find(self.hashes.hash_one(name), |entry| entry.breaker.is_named(name));
+        entry.map(|entry| entry.breaker.clone())
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let Self { table, hashes } = self;
+        let hash_of = |entry: &Entry| hashes.hash_one(entry.breaker.name());
+        table.insert_unique(hash_of(&entry), entry, hash_of);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<CircuitBreaker> {
+        let found = self.table.find_entry(self.hashes.hash_one(name), |entry| entry.breaker.is_named(name));
+        found.ok().map(|found| found.remove().0.breaker)
+    }
+
+    fn handles(&self) -> Vec<CircuitBreaker> {
+        self.table.iter().map(|entry| entry.breaker.clone()).collect()
+    }
 }
 
 /// Holds circuit breakers by name, all on one clock.
 #[derive(Debug)]
 pub struct CircuitBreakerRegistry {
     settings: CircuitBreakerRegistryBuilder,
-    breakers: RwLock<HashMap<String, Entry>>,
+    breakers: RwLock<Breakers>,
     feed: Arc<Feed>,
 }
 
@@ -171,7 +210,7 @@ impl CircuitBreakerRegistry {
 
     /// The breaker of this name, if there is one.
     pub fn get(&self, name: &str) -> Option<CircuitBreaker> {
-        self.breakers.read().get(name).map(|entry| entry.breaker.clone())
+        self.breakers.read().get(name)
     }
 
     /// All breakers, by name.
@@ -183,17 +222,17 @@ impl CircuitBreakerRegistry {
 
     /// How many breakers there are.
     pub fn len(&self) -> usize {
-        self.breakers.read().len()
+        self.breakers.read().table.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.breakers.read().is_empty()
+        self.breakers.read().table.is_empty()
     }
 
     /// Removes a breaker. Who holds it may go on using it; the registry makes a new one for the name.
     pub fn remove(&self, name: &str) -> Option<CircuitBreaker> {
-        self.breakers.write().remove(name).map(|entry| entry.breaker)
+        self.breakers.write().remove(name)
     }
 
     /// Removes the breakers to which nothing has happened for long enough, and says how many. A breaker that somebody holds
@@ -218,17 +257,17 @@ impl CircuitBreakerRegistry {
 
     /// All breakers, in no order.
     fn handles(&self) -> Vec<CircuitBreaker> {
-        self.breakers.read().values().map(|entry| entry.breaker.clone()).collect()
+        self.breakers.read().handles()
     }
 
     fn create(&self, name: &str, config: Arc<CircuitBreakerConfig>) -> Result<CircuitBreaker, RegistryError> {
         let mut breakers = self.breakers.write();
         // Somebody may have made it since it was looked for.
-        if let Some(entry) = breakers.get(name) {
-            return Ok(entry.breaker.clone());
+        if let Some(breaker) = breakers.get(name) {
+            return Ok(breaker);
         }
         let limit = self.settings.limit;
-        if breakers.len() >= limit && self.evict(&mut breakers) == 0 {
+        if breakers.table.len() >= limit && self.evict(&mut breakers) == 0 {
             return Err(RegistryError::Full { name: name.to_owned(), limit });
         }
         let CircuitBreakerRegistryBuilder { clock, random, .. } = &self.settings;
@@ -239,23 +278,23 @@ impl CircuitBreakerRegistry {
             Arc::clone(random),
             Arc::clone(&self.feed),
         );
-        let entry = Entry { breaker: breaker.clone(), activity: breaker.activity(), since: clock.now() };
-        breakers.insert(name.to_owned(), entry);
+        let look = Look { activity: breaker.activity(), since: clock.now() };
+        breakers.insert(Entry { breaker: breaker.clone(), look: Box::new(look) });
         Ok(breaker)
     }
 
-    fn evict(&self, breakers: &mut HashMap<String, Entry>) -> usize {
+    fn evict(&self, breakers: &mut Breakers) -> usize {
         let now = self.settings.clock.now();
-        let before = breakers.len();
-        breakers.retain(|_name, entry| {
-            let activity = entry.breaker.activity();
-            if activity != entry.activity {
-                (entry.activity, entry.since) = (activity, now);
+        let before = breakers.table.len();
+        breakers.table.retain(|Entry { breaker, look }| {
+            let activity = breaker.activity();
+            if activity != look.activity {
+                **look = Look { activity, since: now };
             }
-            let idle = now.saturating_sub(entry.since) >= self.settings.idle_after;
-            !idle || entry.breaker.is_shared() || entry.breaker.is_held() || entry.breaker.is_waiting()
+            let idle = now.saturating_sub(look.since) >= self.settings.idle_after;
+            !idle || breaker.is_shared() || breaker.is_held() || breaker.is_waiting()
         });
-        before - breakers.len()
+        before - breakers.table.len()
     }
 }
 

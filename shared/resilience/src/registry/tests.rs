@@ -156,3 +156,18 @@ fn a_tick_for_all_says_when_the_next_is_due() {
     registry.tick();
     assert_eq!(breaker.state(), State::HalfOpen);
 }
+
+#[test]
+fn names_of_any_length_are_told_apart() {
+    let (registry, _) = registry(100);
+    let names: Vec<_> = (0..40).map(|length| "n".repeat(length)).collect();
+    for name in &names {
+        registry.breaker(name).unwrap();
+    }
+    assert_eq!(registry.len(), names.len());
+    for name in &names {
+        assert_eq!(registry.get(name).unwrap().name(), name);
+        assert_eq!(registry.remove(name).unwrap().name(), name);
+        assert!(registry.get(name).is_none());
+    }
+}
