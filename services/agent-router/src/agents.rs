@@ -1,22 +1,31 @@
 //! What a request may name as its model, and the chain behind each name.
+//!
+//! A new configuration makes new agents, which take the place of the old ones between two requests: what is in flight keeps
+//! the agents that it began with. What the configuration left as it was is carried over, with its connections and its
+//! statistics: a tier whose settings are the same, and an agent whose own settings and tiers are the same. A changed one
+//! starts anew, and says since when it counts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod current;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use resilience::{
-    Backoff, Bulkhead, Capacity, CircuitBreakerRegistry, FallbackChain, FixedPool, InvalidConfig, Jitter,
-    Pool, RegistryError, RetryBudget, RetryBudgetConfig, RetryPolicy, SystemClock, Tier,
+    Backoff, Bulkhead, Capacity, CircuitBreaker, CircuitBreakerRegistry, FallbackChain, FixedPool,
+    InvalidConfig, Jitter, Pool, RegistryError, RetryBudget, RetryBudgetConfig, RetryPolicy, SystemClock,
+    Tier,
 };
 use thiserror::Error;
 
 use crate::backend::{Backend, Store, Target};
 use crate::cache::AnswerCache;
-use crate::config::{Affinity, AgentCacheConfig, Kind, MidStream};
+use crate::config::{Affinity, Kind};
 use crate::pool::EndpointPool;
 use crate::pool::make::Maker;
 use crate::settings::{AgentSettings, HedgeSettings, ModelTier, Settings, TierSettings};
 use crate::upstream::HttpClient;
+pub use current::CurrentAgents;
 
 /// Less time than this is not worth a call to a model.
 const MODEL_MINIMUM: Duration = Duration::from_millis(100);
@@ -56,117 +65,123 @@ pub struct Agent {
     pub name: Arc<str>,
     /// Whether it is a plain model: one model's tiers without an agent's prompt and fallback.
     pub plain: bool,
-    /// Put before every conversation.
-    pub system_prompt: Option<String>,
-    /// What becomes of a stream that breaks off after its first content.
-    pub mid_stream: MidStream,
+    /// Its own settings; those of a plain model say nothing but its tiers.
+    pub settings: AgentSettings,
     /// Its tiers.
     pub chain: FallbackChain<Backend>,
     /// The models that may answer, by the upstreams' own names: sorted, each once.
     pub models: Vec<String>,
-    /// What earlier answers are used for.
-    pub cache: AgentCacheConfig,
     /// How long its answers are kept; `None` when its chain has no cache.
     pub keep_answers: Option<Duration>,
     /// What keeps to a backend in any of its tiers.
     pub affinity: Affinity,
+    /// Since when the statistics of its chain count.
+    pub since: SystemTime,
 }
 
 /// All agents and plain models.
 #[derive(Debug)]
 pub struct Agents {
     by_name: BTreeMap<Arc<str>, Arc<Agent>>,
-    default: Arc<Agent>,
+    default: Arc<str>,
     tiers: Vec<Arc<Tier<Backend>>>,
-    pools: Vec<Arc<EndpointPool>>,
-    since: SystemTime,
+    /// The pools of the tiers of model servers, by tier.
+    pools: BTreeMap<String, Arc<EndpointPool>>,
+    budget: RetryBudget,
+    made_of: BTreeMap<String, TierSettings>,
 }
 
 impl Agents {
-    /// Builds the tiers, gives each backend its breaker, and puts them into chains.
+    /// Builds the tiers, gives each backend its breaker, and puts them into chains. What is as it was in `previous` is
+    /// taken from there.
+    ///
+    /// A breaker that is known by then keeps its settings until [`settle`](Self::settle).
     ///
     /// # Errors
-    /// Two tiers want one backend's breaker with different settings, or a setting makes no sense.
+    /// Two tiers want one backend's breaker with different settings, there are too many breakers, the system has no
+    /// certificates to trust a server by, or a setting makes no sense.
     pub fn build(
         settings: &Settings,
-        client: &HttpClient,
         cache: Option<&Arc<AnswerCache>>,
         breakers: &Arc<CircuitBreakerRegistry>,
-    ) -> Result<Option<Self>, BuildError> {
-        let mut tiers: HashMap<&str, Arc<Tier<Backend>>> = HashMap::new();
-        let mut pools = Vec::new();
-        for (name, tier) in &settings.tiers {
-            let (built, servers) = build_tier(name, tier, settings, client, cache, breakers)?;
-            tiers.insert(name, Arc::new(built));
-            pools.extend(servers);
-        }
+        previous: Option<&Self>,
+    ) -> Result<Self, BuildError> {
         // One budget for all chains: they call the same backends.
-        let budget = RetryBudget::new(RetryBudgetConfig::default(), Arc::new(SystemClock::new()));
-        let chain = |names: &[String], longest_rest: Duration| {
-            let tiers = names.iter().filter_map(|name| tiers.get(name.as_str()).cloned());
-            FallbackChain::new(tiers.collect())
-                .with_retry_budget(budget.clone())
-                .with_longest_rest(longest_rest)
-        };
-        let affinity = |names: &[String]| {
-            let tiers = names.iter().filter_map(|name| settings.tiers.get(name)?.model());
-            tiers.map(|tier| tier.pool.affinity).max().unwrap_or_default()
-        };
-        let keep_answers = |agent: &AgentSettings| {
-            agent.tiers.iter().find_map(|name| match settings.tiers.get(name) {
-                Some(TierSettings::Cache { ttl }) => Some(*ttl),
-                Some(TierSettings::OpenAi(_) | TierSettings::Ollama(_) | TierSettings::Message { .. })
-                | None => None,
-            })
-        };
-        let agents: Vec<Arc<Agent>> = settings
-            .agents
-            .iter()
-            .map(|agent| {
-                Arc::new(Agent {
-                    name: Arc::clone(&agent.name),
-                    plain: false,
-                    system_prompt: agent.system_prompt.clone(),
-                    mid_stream: agent.mid_stream,
-                    chain: chain(&agent.tiers, agent.retry_after_max_wait),
-                    models: models(settings, &agent.tiers),
-                    cache: agent.cache,
-                    keep_answers: keep_answers(agent),
-                    affinity: affinity(&agent.tiers),
-                })
-            })
-            .collect();
-        let Some(default) = agents.first().cloned() else {
-            return Ok(None);
-        };
-        let mut by_name: BTreeMap<_, _> =
-            agents.into_iter().map(|agent| (Arc::clone(&agent.name), agent)).collect();
-        // What the default agent has the patience for.
-        let patience = settings.agents.first().map_or(Duration::ZERO, |agent| agent.retry_after_max_wait);
-        for (model, names) in plain_models(settings) {
-            let name: Arc<str> = Arc::from(model);
-            by_name.entry(Arc::clone(&name)).or_insert_with(|| {
-                Arc::new(Agent {
-                    name,
-                    plain: true,
-                    system_prompt: None,
-                    mid_stream: MidStream::Error,
-                    chain: chain(&names, patience),
-                    models: models(settings, &names),
-                    cache: AgentCacheConfig::default(),
-                    keep_answers: None,
-                    affinity: affinity(&names),
-                })
-            });
+        let fresh = || RetryBudget::new(RetryBudgetConfig::default(), Arc::new(SystemClock::new()));
+        let budget = previous.map_or_else(fresh, |previous| previous.budget.clone());
+        let parts = Parts { settings, cache, breakers, budget: &budget, known_stay: previous.is_some() };
+        let mut tiers: BTreeMap<&str, Arc<Tier<Backend>>> = BTreeMap::new();
+        let mut pools = BTreeMap::new();
+        let mut carried = BTreeSet::new();
+        for (name, tier) in &settings.tiers {
+            let old = previous.and_then(|previous| Some((previous, previous.tier_made_of(name, tier)?)));
+            let (built, pool) = if let Some((previous, old)) = old {
+                carried.insert(name.as_str());
+                (Arc::clone(old), previous.pools.get(name).cloned())
+            } else {
+                let (built, pool) = parts.tier(name, tier)?;
+                (Arc::new(built), pool)
+            };
+            tiers.insert(name, built);
+            pools.extend(pool.map(|pool| (name.clone(), pool)));
         }
-        let mut tiers: Vec<_> = tiers.into_values().collect();
-        tiers.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Some(Self { by_name, default, tiers, pools, since: SystemTime::now() }))
+        let build = |settings: &AgentSettings, plain: bool| -> Result<Arc<Agent>, BuildError> {
+            let old = previous.and_then(|previous| previous.by_name.get(&settings.name));
+            let same_tiers = settings.tiers.iter().all(|name| carried.contains(name.as_str()));
+            let old = old.filter(|old| same_tiers && old.plain == plain && old.settings == *settings);
+            match old {
+                Some(old) => Ok(Arc::clone(old)),
+                None => parts.agent(settings, plain, &tiers).map(Arc::new),
+            }
+        };
+        let mut by_name = BTreeMap::new();
+        for agent in &settings.agents {
+            by_name.insert(Arc::clone(&agent.name), build(agent, false)?);
+        }
+        // Plain models have the patience of the default agent.
+        let patience = settings.agents.first().map_or(Duration::ZERO, |agent| agent.retry_after_max_wait);
+        for (model, tiers) in plain_models(settings) {
+            let model = AgentSettings::plain(model, tiers, patience);
+            if !by_name.contains_key(&model.name) {
+                by_name.insert(Arc::clone(&model.name), build(&model, true)?);
+            }
+        }
+        // Settings name at least one agent.
+        let default = settings.agents.first().map(|agent| Arc::clone(&agent.name)).unwrap_or_default();
+        let tiers = tiers.into_values().collect();
+        Ok(Self { by_name, default, tiers, pools, budget, made_of: settings.tiers.clone() })
+    }
+
+    /// Gives the breakers of these agents their settings. A breaker keeps its state as far as these allow.
+    pub fn settle(&self, settings: &Settings, breakers: &CircuitBreakerRegistry) {
+        for breaker in breakers.all().iter().filter(|breaker| *breaker.config() != settings.breaker) {
+            if self.uses(breaker) {
+                breaker.reconfigure(settings.breaker.clone(), "configuration", "reloaded");
+            }
+        }
+    }
+
+    /// Removes the breakers that none of these agents uses. Says how many.
+    pub fn forget_others(&self, breakers: &CircuitBreakerRegistry) -> usize {
+        let all = breakers.all();
+        let others = all.iter().filter(|breaker| !self.uses(breaker));
+        others.filter_map(|breaker| breakers.remove(breaker.name())).count()
+    }
+
+    fn uses(&self, breaker: &CircuitBreaker) -> bool {
+        self.tiers.iter().flat_map(|tier| tier.breakers()).any(|used| used.name() == breaker.name())
+    }
+
+    /// The tier of this name, if it was made of these settings.
+    fn tier_made_of(&self, name: &str, settings: &TierSettings) -> Option<&Arc<Tier<Backend>>> {
+        self.made_of.get(name).filter(|made_of| *made_of == settings)?;
+        self.tiers.iter().find(|tier| *tier.name == *name)
     }
 
     /// The agent or plain model of this name; the default agent for an empty name.
     pub fn find(&self, name: &str) -> Option<Arc<Agent>> {
-        if name.is_empty() { Some(Arc::clone(&self.default)) } else { self.by_name.get(name).cloned() }
+        let name = if name.is_empty() { &self.default } else { name };
+        self.by_name.get(name).cloned()
     }
 
     /// All of them, by name.
@@ -176,7 +191,7 @@ impl Agents {
 
     /// Whether this is the default agent.
     pub fn is_default(&self, agent: &Agent) -> bool {
-        agent.name == self.default.name
+        agent.name == self.default
     }
 
     /// The tiers of all agents, by name.
@@ -186,25 +201,7 @@ impl Agents {
 
     /// The pools of the tiers of model servers.
     pub fn pools(&self) -> impl Iterator<Item = &EndpointPool> {
-        self.pools.iter().map(|pool| &**pool)
-    }
-
-    /// Removes the breakers that none of these agents uses. Says how many.
-    pub fn forget_others(&self, breakers: &CircuitBreakerRegistry) -> usize {
-        let used: BTreeSet<String> = self
-            .tiers
-            .iter()
-            .flat_map(|tier| tier.breakers())
-            .map(|breaker| breaker.name().to_owned())
-            .collect();
-        let all = breakers.all();
-        let others = all.iter().filter(|breaker| !used.contains(breaker.name()));
-        others.filter_map(|breaker| breakers.remove(breaker.name())).count()
-    }
-
-    /// When they were built: since when their statistics count.
-    pub fn since(&self) -> SystemTime {
-        self.since
+        self.pools.values().map(|pool| &**pool)
     }
 }
 
@@ -238,69 +235,127 @@ fn plain_models(settings: &Settings) -> BTreeMap<&str, Vec<String>> {
     models
 }
 
-fn build_tier(
-    name: &str,
-    tier: &TierSettings,
-    settings: &Settings,
-    client: &HttpClient,
-    cache: Option<&Arc<AnswerCache>>,
-    breakers: &Arc<CircuitBreakerRegistry>,
-) -> Result<(Tier<Backend>, Option<Arc<EndpointPool>>), BuildError> {
-    let kind = tier.kind();
-    let models = |model: &ModelTier| {
+/// What tiers and agents are made from.
+struct Parts<'a> {
+    settings: &'a Settings,
+    cache: Option<&'a Arc<AnswerCache>>,
+    breakers: &'a Arc<CircuitBreakerRegistry>,
+    budget: &'a RetryBudget,
+    /// Whether breakers that exist are taken as they are: until the new agents are in use, a refusal must leave them so.
+    known_stay: bool,
+}
+
+impl Parts<'_> {
+    fn agent(
+        &self,
+        settings: &AgentSettings,
+        plain: bool,
+        tiers: &BTreeMap<&str, Arc<Tier<Backend>>>,
+    ) -> Result<Agent, BuildError> {
+        let mut chain = Vec::new();
+        let mut keep_answers = None;
+        for name in &settings.tiers {
+            let made_of = self.settings.tiers.get(name);
+            if let (Some(TierSettings::Message { .. }), Some(text)) = (made_of, &settings.degraded_text) {
+                let own = TierSettings::Message { text: text.clone() };
+                chain.push(Arc::new(self.tier(name, &own)?.0));
+                continue;
+            }
+            if let Some(TierSettings::Cache { ttl }) = made_of {
+                keep_answers = keep_answers.or(Some(*ttl));
+            }
+            chain.extend(tiers.get(name.as_str()).cloned());
+        }
+        Ok(Agent {
+            name: Arc::clone(&settings.name),
+            plain,
+            settings: settings.clone(),
+            chain: FallbackChain::new(chain)
+                .with_retry_budget(self.budget.clone())
+                .with_longest_rest(settings.retry_after_max_wait),
+            models: models(self.settings, &settings.tiers),
+            keep_answers,
+            affinity: self.affinity(&settings.tiers),
+            since: SystemTime::now(),
+        })
+    }
+
+    fn breaker(&self, name: &str) -> Result<CircuitBreaker, RegistryError> {
+        match self.breakers.get(name) {
+            Some(known) if self.known_stay => Ok(known),
+            Some(_) | None => self.breakers.get_or_create(name, &self.settings.breaker),
+        }
+    }
+
+    fn affinity(&self, tiers: &[String]) -> Affinity {
+        let tiers = tiers.iter().filter_map(|name| self.settings.tiers.get(name)?.model());
+        tiers.map(|tier| tier.pool.affinity).max().unwrap_or_default()
+    }
+
+    fn pool(&self, name: &str, kind: Kind, model: &ModelTier) -> Result<EndpointPool, BuildError> {
+        let failed = |source| BuildError::Client { tier: name.to_owned(), source };
         let maker = Maker {
             kind,
             tier: name.to_owned(),
+            client: HttpClient::new(&model.connection, model.max_request_bytes).map_err(failed)?,
             model: model.clone(),
-            client: client.clone(),
-            breaker: settings.breaker.clone(),
-            breakers: Arc::clone(breakers),
+            breaker: self.settings.breaker.clone(),
+            breakers: Arc::clone(self.breakers),
+            known_stay: self.known_stay,
         };
-        maker.pool().map(Arc::new)
-    };
-    let fixed = |backends| -> Arc<dyn Pool<Backend>> { Arc::new(FixedPool::new(backends)) };
-    let mut servers = None;
-    let (pool, model) = match tier {
-        TierSettings::OpenAi(model) | TierSettings::Ollama(model) => {
-            let pool = models(model)?;
-            servers = Some(Arc::clone(&pool));
-            (pool as Arc<dyn Pool<Backend>>, Some(model))
-        }
-        TierSettings::Cache { .. } => {
-            let backends = cache.map(|cache| -> Result<_, RegistryError> {
-                let name = cache.name().to_owned();
-                let breaker = match cache.store() {
-                    Store::Redis => Some(breakers.get_or_create(&name, &settings.breaker)?),
-                    Store::Memory => None,
-                };
-                Ok(Arc::new(Backend::new(kind, name, breaker, Target::Cache(Arc::clone(cache)))))
-            });
-            (fixed(backends.transpose()?.into_iter().collect()), None)
-        }
-        TierSettings::Message { text } => {
-            let target = Target::Message(text.clone());
-            (fixed(vec![Arc::new(Backend::new(kind, String::new(), None, target))]), None)
-        }
-    };
-    let Some(model) = model else {
-        let reserve = if kind == Kind::Cache { CACHE_RESERVE } else { MESSAGE_RESERVE };
-        return Ok((Tier { reserve, ..Tier::of_pool(name, pool) }, None));
-    };
-    let timeouts = model.timeouts;
-    let tier_of_pool = Tier {
-        timeout: Some(timeouts.total),
-        first_item_timeout: Some(timeouts.first_token),
-        minimum: MODEL_MINIMUM.min(timeouts.total).min(timeouts.first_token),
-        reserve: MODEL_RESERVE,
-        max_calls: model.attempts,
-        retry: RetryPolicy::new(model.attempts, retry_backoff()?)?,
-        hedge: model.hedge.map(HedgeSettings::build).transpose()?,
-        takes_hedges: true,
-        capacity: model.context_tokens.map_or(Capacity::Unknown, Capacity::UpTo),
-        bulkhead: Some(Bulkhead::new(model.pool.concurrency)),
-        ..Tier::of_pool(name, pool)
-    };
-    Ok((tier_of_pool, servers))
+        maker.pool()
+    }
+
+    fn tier(
+        &self,
+        name: &str,
+        tier: &TierSettings,
+    ) -> Result<(Tier<Backend>, Option<Arc<EndpointPool>>), BuildError> {
+        let kind = tier.kind();
+        let fixed = |backends| -> Arc<dyn Pool<Backend>> { Arc::new(FixedPool::new(backends)) };
+        let mut servers = None;
+        let (pool, model) = match tier {
+            TierSettings::OpenAi(model) | TierSettings::Ollama(model) => {
+                let pool = Arc::new(self.pool(name, kind, model)?);
+                servers = Some(Arc::clone(&pool));
+                (pool as Arc<dyn Pool<Backend>>, Some(model))
+            }
+            TierSettings::Cache { .. } => {
+                let backends = self.cache.map(|cache| -> Result<_, BuildError> {
+                    let name = cache.name().to_owned();
+                    let breaker = match cache.store() {
+                        Store::Redis => Some(self.breaker(&name)?),
+                        Store::Memory => None,
+                    };
+                    Ok(Arc::new(Backend::new(kind, name, breaker, Target::Cache(Arc::clone(cache)))))
+                });
+                (fixed(backends.transpose()?.into_iter().collect()), None)
+            }
+            TierSettings::Message { text } => {
+                let target = Target::Message(text.clone());
+                (fixed(vec![Arc::new(Backend::new(kind, String::new(), None, target))]), None)
+            }
+        };
+        let Some(model) = model else {
+            let reserve = if kind == Kind::Cache { CACHE_RESERVE } else { MESSAGE_RESERVE };
+            return Ok((Tier { reserve, ..Tier::of_pool(name, pool) }, None));
+        };
+        let timeouts = model.timeouts;
+        let tier_of_pool = Tier {
+            timeout: Some(timeouts.total),
+            first_item_timeout: Some(timeouts.first_token),
+            minimum: MODEL_MINIMUM.min(timeouts.total).min(timeouts.first_token),
+            reserve: MODEL_RESERVE,
+            max_calls: model.attempts,
+            retry: RetryPolicy::new(model.attempts, retry_backoff()?)?,
+            hedge: model.hedge.map(HedgeSettings::build).transpose()?,
+            takes_hedges: true,
+            capacity: model.context_tokens.map_or(Capacity::Unknown, Capacity::UpTo),
+            bulkhead: Some(Bulkhead::new(model.pool.concurrency)),
+            ..Tier::of_pool(name, pool)
+        };
+        Ok((tier_of_pool, servers))
+    }
 }
 
 /// The waits before retries: short, because a chain has other tiers to go to and a deadline to keep.

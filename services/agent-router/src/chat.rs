@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aiplatform_proto::inference::v1::{
-    CacheMode, ChatRequest, ContentPart, Message, Role, ToolChoiceMode, content_part, tool_choice,
+    CacheMode, ChatRequest, ContentPart, Message, Role, Sampling, ToolChoiceMode, content_part, tool_choice,
 };
 use aiplatform_proto::validation::violations;
 use service_kit::status::{Reason, invalid_request};
@@ -28,7 +28,7 @@ impl Chat {
     ///
     /// # Errors
     /// A field breaks a rule, contradicts another one, or names a model or tier that does not exist.
-    pub fn admit(request: ChatRequest, agents: &Agents) -> Result<(Self, Arc<Agent>), Status> {
+    pub fn admit(mut request: ChatRequest, agents: &Agents) -> Result<(Self, Arc<Agent>), Status> {
         let violations = violations(&request);
         let told = violations.iter().map(|found| (found.field.as_str(), found.rule.as_str()));
         if let Some(status) = invalid_request(told) {
@@ -58,7 +58,9 @@ impl Chat {
             let told = fields.iter().map(|field| (*field, rule));
             return Err(invalid_request(told).unwrap_or_else(|| Reason::InvalidRequest.status(rule).build()));
         }
+        complete(&mut request.sampling, &agent.settings.sampling);
         let system_prompt = agent
+            .settings
             .system_prompt
             .as_ref()
             .map(|prompt| Message { role: Role::System.into(), ..assistant_message(prompt.clone()) });
@@ -151,6 +153,24 @@ fn contradiction(
     }
 }
 
+/// Takes from the agent what the request leaves open, field by field.
+fn complete(asked: &mut Option<Sampling>, agent: &Sampling) {
+    if *agent == Sampling::default() {
+        return;
+    }
+    let own = asked.take().unwrap_or_default();
+    *asked = Some(Sampling {
+        temperature: own.temperature.or(agent.temperature),
+        top_p: own.top_p.or(agent.top_p),
+        top_k: own.top_k.or(agent.top_k),
+        max_tokens: own.max_tokens.or(agent.max_tokens),
+        stop: if own.stop.is_empty() { agent.stop.clone() } else { own.stop },
+        seed: own.seed.or(agent.seed),
+        presence_penalty: own.presence_penalty.or(agent.presence_penalty),
+        frequency_penalty: own.frequency_penalty.or(agent.frequency_penalty),
+    });
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -225,5 +245,42 @@ pub(crate) mod tests {
         });
         assert!(asked.going_on("{", 1).is_none());
         assert!(chat(None, |_| {}).going_on("", 0).is_none());
+    }
+
+    #[test]
+    fn a_request_wins_over_its_agent_field_by_field() {
+        let agent = Sampling {
+            temperature: Some(0.2),
+            top_p: Some(0.5),
+            top_k: Some(3),
+            max_tokens: Some(100),
+            stop: vec!["agent".into()],
+            seed: Some(1),
+            presence_penalty: Some(0.1),
+            frequency_penalty: Some(0.3),
+        };
+        let completed = |asked: Option<Sampling>| {
+            let mut asked = asked;
+            complete(&mut asked, &agent);
+            asked.unwrap()
+        };
+        assert_eq!(completed(None), agent);
+        let own = Sampling { temperature: Some(0.0), stop: vec!["own".into()], ..Sampling::default() };
+        let expected = Sampling { temperature: Some(0.0), stop: vec!["own".into()], ..agent.clone() };
+        assert_eq!(completed(Some(own)), expected);
+        let whole = Sampling {
+            temperature: Some(1.0),
+            top_p: Some(1.0),
+            top_k: Some(1),
+            max_tokens: Some(1),
+            stop: vec!["x".into()],
+            seed: Some(0),
+            presence_penalty: Some(0.0),
+            frequency_penalty: Some(0.0),
+        };
+        assert_eq!(completed(Some(whole.clone())), whole);
+        let mut nothing = None;
+        complete(&mut nothing, &Sampling::default());
+        assert_eq!(nothing, None, "an agent without wishes adds none");
     }
 }

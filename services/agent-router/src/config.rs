@@ -5,14 +5,16 @@
 mod breaker;
 mod cache;
 mod pool;
+mod sampling;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use service_kit::config::{
     Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, ServiceConfig, comma_separated,
-    optional_number,
+    value_or_text,
 };
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
@@ -22,6 +24,7 @@ use crate::settings::Settings;
 pub use breaker::BreakerConfig;
 pub use cache::{AgentCacheConfig, CacheConfig, CacheMode, RedisConfig, RedisMode};
 pub use pool::{Affinity, ConcurrencyConfig, DnsConfig, HealthCheckConfig};
+pub use sampling::SamplingConfig;
 pub use stream::{MidStream, PrefixStyle};
 
 /// The whole configuration.
@@ -116,6 +119,19 @@ impl Kind {
     }
 }
 
+/// The version of HTTP that is spoken to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpVersion {
+    /// HTTP/2 where a server behind https offers it, else HTTP/1.1.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, also without https: the server must be known to speak it.
+    Http2,
+}
+
 /// A tier. Which fields apply depends on its kind; one that does not is refused.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -129,6 +145,26 @@ pub struct TierConfig {
     pub model: Option<String>,
     /// Sent as a bearer token (openai).
     pub api_key: Option<Secret>,
+    /// A file with that token, for example of a mounted secret (openai). It wins over `api_key`, and is read again when it
+    /// changes.
+    pub api_key_file: Option<PathBuf>,
+    /// The certificates (PEM) that servers behind https are trusted by, in place of the system's (openai, ollama).
+    pub ca_file: Option<PathBuf>,
+    /// The certificate (PEM, with its chain) that is shown to servers which ask for one (openai, ollama).
+    pub client_cert_file: Option<PathBuf>,
+    /// The key (PEM) of that certificate (openai, ollama).
+    pub client_key_file: Option<PathBuf>,
+    /// The version of HTTP that is spoken (openai, ollama). Unset: `auto`.
+    pub http_version: Option<HttpVersion>,
+    /// The largest request that is sent, in bytes (openai, ollama). Unset: 8 MiB.
+    #[serde(deserialize_with = "value_or_text")]
+    pub max_request_bytes: Option<usize>,
+    /// Whether the model takes pictures (openai, ollama). Unset: yes, and the server may refuse them.
+    #[serde(deserialize_with = "value_or_text")]
+    pub images: Option<bool>,
+    /// Whether the model takes tools (openai, ollama). Unset: yes, and the server may refuse them.
+    #[serde(deserialize_with = "value_or_text")]
+    pub tools: Option<bool>,
     /// The longest that a unary answer may take (openai, ollama). Unset: `circuit_breaker.call_timeout`.
     pub timeout: Option<Seconds>,
     /// The longest that a stream may take to its first content (openai, ollama). Unset: as `timeout`.
@@ -147,11 +183,11 @@ pub struct TierConfig {
     /// How its servers are checked while their breakers are open (openai, ollama).
     pub health_check: Option<HealthCheckConfig>,
     /// The most calls that one request makes here, retries and other backends included (openai, ollama). Unset: 2.
-    #[serde(deserialize_with = "optional_number")]
+    #[serde(deserialize_with = "value_or_text")]
     pub attempts: Option<u32>,
     /// The model's context, in tokens (openai, ollama). A prompt that is too long for one tier goes to a later one only
     /// where both say how much they take. Unset: unknown.
-    #[serde(deserialize_with = "optional_number")]
+    #[serde(deserialize_with = "value_or_text")]
     pub context_tokens: Option<u64>,
     /// When a slow call gets a second one beside it (openai, ollama). Unset: never.
     pub hedge: Option<HedgeConfig>,
@@ -168,13 +204,21 @@ pub struct HedgeConfig {
     /// After this time.
     pub after: Option<Seconds>,
     /// After the time that this share of the latest calls kept: 0.95 hedges one call in twenty.
-    #[serde(deserialize_with = "optional_number")]
+    #[serde(deserialize_with = "value_or_text")]
     pub quantile: Option<f64>,
     /// With a quantile: never before this time. Unset: 50 ms.
     pub floor: Option<Seconds>,
     /// With a quantile: not before so many calls were seen. Unset: 20.
-    #[serde(deserialize_with = "optional_number")]
+    #[serde(deserialize_with = "value_or_text")]
     pub observations: Option<u32>,
+}
+
+impl TierConfig {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let Self { api_key_file, ca_file, client_cert_file, client_key_file, .. } = self;
+        [api_key_file, ca_file, client_cert_file, client_key_file].into_iter().flatten().cloned()
+    }
 }
 
 /// An agent: a name that clients ask for, and what stands behind it.
@@ -189,6 +233,12 @@ pub struct AgentConfig {
     /// What becomes of a stream that breaks off after its first content.
     #[serde(default)]
     pub mid_stream: MidStream,
+    /// How to sample where the request does not say.
+    #[serde(default)]
+    pub sampling: SamplingConfig,
+    /// What its message tier says. Unset: the tier's own text.
+    #[serde(default)]
+    pub degraded_text: Option<String>,
     /// The tiers to try, in order.
     pub tiers: Vec<String>,
     /// What earlier answers are used for.
@@ -242,6 +292,8 @@ impl Default for Config {
                 name: "assistant".into(),
                 system_prompt: None,
                 mid_stream: MidStream::Error,
+                sampling: SamplingConfig::default(),
+                degraded_text: None,
                 tiers: names.map(str::to_owned).to_vec(),
                 cache: AgentCacheConfig::default(),
                 retry_after_max_wait: default_retry_after_max_wait(),
@@ -281,5 +333,9 @@ impl ServiceConfig for Config {
         self.shutdown.check(problems);
         self.telemetry.check(problems);
         drop(Settings::of(self, problems));
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.tiers.values().flat_map(TierConfig::files).collect()
     }
 }

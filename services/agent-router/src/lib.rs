@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod identity;
 pub mod metrics;
 pub mod pool;
+mod reload;
 mod router;
 pub mod service;
 pub mod settings;

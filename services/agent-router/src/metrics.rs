@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use resilience::{Attempt, AttemptOutcome, ExtraCall};
 use service_kit::metrics::latency_histogram;
 
+use crate::agents::Agents;
 pub use breakers::BreakerCollector;
 pub use pools::PoolMetrics;
 pub use tiers::TierCollector;
@@ -157,8 +158,8 @@ pub struct ChainMetrics {
 }
 
 impl ChainMetrics {
-    /// Registers the metrics, with all label sets of these tiers.
-    pub fn register(registry: &mut Registry, tiers: impl Iterator<Item = Arc<str>>) -> Self {
+    /// Registers the metrics.
+    pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             attempts: Family::default(),
             duration: Family::new_with_constructor(latency_histogram as fn() -> Histogram),
@@ -172,25 +173,6 @@ impl ChainMetrics {
         };
         for result in ["shared", "alone"] {
             drop(metrics.coalesced.get_or_create(&Result { result }));
-        }
-        for tier in tiers {
-            let labels = TierLabels { tier: Arc::clone(&tier) };
-            drop(metrics.served.get_or_create(&labels));
-            drop(metrics.interrupted.get_or_create(&labels));
-            drop(metrics.malformed.get_or_create(&labels));
-            for result in Handover::ALL {
-                let labels = HandoverLabels { tier: Arc::clone(&tier), result: result.as_str() };
-                drop(metrics.handovers.get_or_create(&labels));
-            }
-            drop(metrics.duration.get_or_create(&labels));
-            for extra in ExtraCall::ALL {
-                let labels = ExtraLabels { tier: Arc::clone(&tier), kind: extra.as_str() };
-                drop(metrics.retries.get_or_create(&labels));
-            }
-            for outcome in AttemptOutcome::ALL {
-                let labels = AttemptLabels { tier: Arc::clone(&tier), outcome: outcome.as_str() };
-                drop(metrics.attempts.get_or_create(&labels));
-            }
         }
         registry.register(
             "aip_tier_attempts",
@@ -234,6 +216,29 @@ impl ChainMetrics {
             metrics.handovers.clone(),
         );
         metrics
+    }
+
+    /// Begins all label sets of the tiers of these agents, so that their first count is seen as a change.
+    pub fn expect(&self, agents: &Agents) {
+        for tier in agents.tiers() {
+            let labels = TierLabels { tier: Arc::clone(&tier.name) };
+            drop(self.served.get_or_create(&labels));
+            drop(self.interrupted.get_or_create(&labels));
+            drop(self.malformed.get_or_create(&labels));
+            for result in Handover::ALL {
+                let labels = HandoverLabels { tier: Arc::clone(&tier.name), result: result.as_str() };
+                drop(self.handovers.get_or_create(&labels));
+            }
+            drop(self.duration.get_or_create(&labels));
+            for extra in ExtraCall::ALL {
+                let labels = ExtraLabels { tier: Arc::clone(&tier.name), kind: extra.as_str() };
+                drop(self.retries.get_or_create(&labels));
+            }
+            for outcome in AttemptOutcome::ALL {
+                let labels = AttemptLabels { tier: Arc::clone(&tier.name), outcome: outcome.as_str() };
+                drop(self.attempts.get_or_create(&labels));
+            }
+        }
     }
 
     /// Counts a request's attempts.

@@ -11,6 +11,7 @@ use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Bulkhead, CircuitBreakerRegistry, Randomness, SplitMix64, State, SystemClock};
 use service_kit::cli::Service;
 use service_kit::config::Problems;
+use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
@@ -21,7 +22,7 @@ use service_kit::telemetry::{Telemetry, TelemetryConfig};
 use service_kit::{admin, grpc};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::Agents;
+use crate::agents::{Agents, CurrentAgents};
 use crate::backend::kind_of;
 use crate::cache::{AnswerCache, Upkeep};
 use crate::config::{Config, Kind};
@@ -29,9 +30,9 @@ use crate::identity::Identity;
 use crate::metrics::{BreakerCollector, CacheMetrics, ChainMetrics, PoolMetrics, TierCollector};
 use crate::pool::dns::SystemResolver;
 use crate::pool::{EndpointPool, dns, probe};
+use crate::reload::RouterReload;
 use crate::service::{CircuitBreakers, FallbackChains, Inference};
 use crate::settings::Settings;
-use crate::upstream::HttpClient;
 
 /// How often the health of dependencies follows their breakers.
 const DEPENDENCY_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,12 +43,14 @@ pub struct AgentRouter {
     grpc: Listener,
     admin: Listener,
     registry: Registry,
-    agents: Arc<Agents>,
+    agents: CurrentAgents,
     breakers: Arc<CircuitBreakerRegistry>,
     cache: Option<(Arc<AnswerCache>, Upkeep)>,
+    metrics: ChainMetrics,
     max_message_bytes: usize,
     in_flight: Bulkhead,
     identity: Identity,
+    reload: Arc<RouterReload>,
 }
 
 impl Service for AgentRouter {
@@ -78,6 +81,10 @@ impl Service for AgentRouter {
         vec![("grpc", self.grpc.address), ("admin", self.admin.address)]
     }
 
+    fn reload(&self) -> Arc<dyn Reload<Config>> {
+        Arc::clone(&self.reload) as _
+    }
+
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
         let Self {
             grpc,
@@ -86,14 +93,14 @@ impl Service for AgentRouter {
             agents,
             breakers,
             cache,
+            metrics,
             max_message_bytes,
             in_flight,
             identity,
+            reload: _,
         } = self;
-        let chain_metrics =
-            ChainMetrics::register(&mut registry, agents.tiers().iter().map(|tier| Arc::clone(&tier.name)));
         registry.register_collector(Box::new(BreakerCollector(Arc::clone(&breakers))));
-        registry.register_collector(Box::new(TierCollector(Arc::clone(&agents))));
+        registry.register_collector(Box::new(TierCollector(agents.clone())));
         let limits = Limits { message_bytes: max_message_bytes, ..Limits::default() };
         let health = Health::new(
             &[
@@ -108,25 +115,25 @@ impl Service for AgentRouter {
 
         let background = Background::new();
         health.watch_runtime(&background)?;
-        let pool_metrics = PoolMetrics::register(&mut registry, agents.pools().map(EndpointPool::tier));
+        let pool_metrics = PoolMetrics::register(&mut registry, agents.get().pools().map(EndpointPool::tier));
         let randomness: Arc<dyn Randomness> = Arc::new(SplitMix64::from_entropy());
         background.spawn(|stop| {
-            let (agents, breakers) = (Arc::clone(&agents), Arc::clone(&breakers));
+            let (agents, breakers) = (agents.clone(), Arc::clone(&breakers));
             let resolver = Arc::new(SystemResolver);
             dns::follow(agents, breakers, resolver, Arc::clone(&randomness), pool_metrics.clone(), stop)
         });
-        background.spawn(|stop| probe::watch(Arc::clone(&agents), randomness, pool_metrics, stop));
-        background.spawn(|stop| watch_dependencies(health.clone(), Arc::clone(&agents), stop));
+        background.spawn(|stop| probe::watch(agents.clone(), randomness, pool_metrics, stop));
+        background.spawn(|stop| watch_dependencies(health.clone(), agents.clone(), stop));
         let (cache, upkeep) = cache.unzip();
         if let Some(upkeep) = upkeep {
             background.spawn(|stop| upkeep.run(stop));
         }
 
-        let inference = Inference::new(Arc::clone(&agents), cache, chain_metrics, in_flight);
+        let inference = Inference::new(agents.clone(), cache, metrics, in_flight);
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(max_message_bytes);
-        let circuit_breakers = CircuitBreakers::new(breakers, Arc::clone(&agents), identity.clone());
+        let circuit_breakers = CircuitBreakers::new(breakers, agents.clone(), identity.clone());
         let routes = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
             .add_service(inference)
             .add_service(CircuitBreakerServiceServer::new(circuit_breakers))
@@ -154,15 +161,26 @@ impl AgentRouter {
         let mut problems = Problems::default();
         let settings = Settings::of(config, &mut problems)
             .ok_or_else(|| ServeError::set_up("the configuration", format!("{:?}", problems.found())))?;
+        // For all of the process' TLS. A second installation, by another service of the same process, changes nothing.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let breakers = Arc::new(CircuitBreakerRegistry::new(Arc::new(SystemClock::new())));
-        let client = HttpClient::new()?;
         let cache = settings.cache.as_ref().map(|cache| {
             let (cache, upkeep) = AnswerCache::open(cache, CacheMetrics::register(&mut registry));
             (Arc::new(cache), upkeep)
         });
-        let agents = Agents::build(&settings, &client, cache.as_ref().map(|(cache, _)| cache), &breakers)
-            .map_err(|error| ServeError::set_up("the chains", error))?
-            .ok_or_else(|| ServeError::set_up("the agents", "there is none"))?;
+        let store = cache.as_ref().map(|(cache, _)| cache);
+        let agents = Agents::build(&settings, store, &breakers, None)
+            .map_err(|error| ServeError::set_up("the chains", error))?;
+        let metrics = ChainMetrics::register(&mut registry);
+        metrics.expect(&agents);
+        let agents = CurrentAgents::new(agents);
+        let reload = RouterReload {
+            started: config.clone(),
+            agents: agents.clone(),
+            cache: store.cloned(),
+            breakers: Arc::clone(&breakers),
+            metrics: metrics.clone(),
+        };
         let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.agent_router.admin_listen).await?;
         let identity = Identity::new(settings.replica.as_deref(), grpc.address);
@@ -170,12 +188,14 @@ impl AgentRouter {
             grpc,
             admin,
             registry,
-            agents: Arc::new(agents),
+            agents,
             breakers,
             cache,
+            metrics,
             max_message_bytes: config.agent_router.max_message_bytes,
             in_flight: Bulkhead::new(settings.in_flight),
             identity,
+            reload: Arc::new(reload),
         })
     }
 }
@@ -195,10 +215,10 @@ fn is_well(agents: &Agents, kind: Kind) -> Option<bool> {
 }
 
 /// A dependency is well while some breaker of each of its tiers lets calls through.
-async fn watch_dependencies(health: Health, agents: Arc<Agents>, stop: CancellationToken) {
+async fn watch_dependencies(health: Health, agents: CurrentAgents, stop: CancellationToken) {
     loop {
         for (name, kind) in DEPENDENCY_KINDS {
-            if let Some(well) = is_well(&agents, kind) {
+            if let Some(well) = is_well(&agents.get(), kind) {
                 health.set_dependency(name, well).await;
             }
         }

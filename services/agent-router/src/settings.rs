@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aiplatform_proto::inference::v1::Sampling;
+use aiplatform_proto::validation::MAX_MODEL_NAME;
 use resilience::{BulkheadConfig, CircuitBreakerConfig};
 use service_kit::config::Problems;
 
@@ -16,7 +18,7 @@ use crate::config::{AgentCacheConfig, AgentConfig, CacheMode, Config, Kind, MidS
 pub(crate) use cache::read_file;
 pub use cache::{CacheSettings, RedisNode, RedisSettings, StoreSettings, TlsFiles, Topology};
 pub use pool::{HealthCheck, PoolSettings};
-pub use tier::{HedgeSettings, ModelTier, TierSettings, Timeouts};
+pub use tier::{Accepts, Connection, HedgeSettings, Identity, ModelTier, TierSettings, Timeouts};
 
 /// Everything that the router is built from.
 #[derive(Debug, Clone)]
@@ -36,7 +38,7 @@ pub struct Settings {
 }
 
 /// An agent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AgentSettings {
     /// What clients ask for.
     pub name: Arc<str>,
@@ -44,12 +46,32 @@ pub struct AgentSettings {
     pub system_prompt: Option<String>,
     /// What becomes of a stream that breaks off after its first content.
     pub mid_stream: MidStream,
+    /// How to sample where the request does not say. By the rules of a request.
+    pub sampling: Sampling,
+    /// What its message tier says instead of the tier's own text.
+    pub degraded_text: Option<String>,
     /// The tiers, in order; each is in [`Settings::tiers`].
     pub tiers: Vec<String>,
     /// What earlier answers are used for.
     pub cache: AgentCacheConfig,
     /// The longest that a request waits for a backend that has named a time.
     pub retry_after_max_wait: Duration,
+}
+
+impl AgentSettings {
+    /// A plain model, which these tiers offer.
+    pub(crate) fn plain(model: &str, tiers: Vec<String>, retry_after_max_wait: Duration) -> Self {
+        Self {
+            name: Arc::from(model),
+            system_prompt: None,
+            sampling: Sampling::default(),
+            degraded_text: None,
+            mid_stream: MidStream::Error,
+            retry_after_max_wait,
+            tiers,
+            cache: AgentCacheConfig::default(),
+        }
+    }
 }
 
 impl Settings {
@@ -92,19 +114,38 @@ fn agents(config: &Config, problems: &mut Problems) -> Vec<AgentSettings> {
     let mut agents: Vec<AgentSettings> = Vec::new();
     for (index, agent) in config.agents.iter().enumerate() {
         let key = format!("agents.{index}");
-        problems.require(!agent.name.is_empty(), &format!("{key}.name"), "\"\"", "must not be empty");
+        let length = agent.name.len();
+        let rule = format!("must be 1 to {MAX_MODEL_NAME} bytes");
+        problems.require((1..=MAX_MODEL_NAME).contains(&length), &format!("{key}.name"), &agent.name, &rule);
         let taken = agents.iter().any(|other| *other.name == *agent.name);
         problems.require(!taken, &format!("{key}.name"), &agent.name, "must be unique");
+        agent.sampling.check(&key, problems);
+        degraded_text(config, agent, &key, problems);
         agents.push(AgentSettings {
             name: Arc::from(agent.name.as_str()),
             system_prompt: agent.system_prompt.clone(),
             mid_stream: agent.mid_stream,
+            sampling: agent.sampling.to_wire(),
+            degraded_text: agent.degraded_text.clone(),
             tiers: chain(config, agent, &key, problems),
             cache: agent.cache,
             retry_after_max_wait: agent.retry_after_max_wait.0,
         });
     }
     agents
+}
+
+fn degraded_text(config: &Config, agent: &AgentConfig, key: &str, problems: &mut Problems) {
+    let Some(text) = &agent.degraded_text else { return };
+    let key = format!("{key}.degraded_text");
+    problems.require(!text.trim().is_empty(), &key, "\"\"", "must not be empty");
+    let says = |name: &String| config.tiers.get(name).is_some_and(|tier| tier.kind == Some(Kind::Message));
+    problems.require(
+        agent.tiers.iter().any(says),
+        &key,
+        text,
+        "must not be set without a message tier in `tiers`",
+    );
 }
 
 /// The tiers of an agent that are in use by this configuration.

@@ -4,6 +4,7 @@
 //! * [`ollama`]: Ollama's own
 //! * [`error`]: what went wrong, and what that means for breaker and chain
 
+mod accepts;
 pub mod decode;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]

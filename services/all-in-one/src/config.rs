@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use agent_router::config as router;
 use serde::{Deserialize, Serialize};
@@ -225,6 +226,10 @@ impl ServiceConfig for Config {
         self.gateway(router).check(&mut found);
         self.api_server(router).check(&mut found);
         problems.merge(found);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.tiers.values().flat_map(router::TierConfig::files).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 //! The services are the same libraries that run as processes of their own, and talk to each other over loopback.
 
 mod config;
+mod reload;
 mod suite;
 mod welcome;
 

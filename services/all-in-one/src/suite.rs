@@ -1,11 +1,13 @@
 //! The services in one process: what is bound, what runs, what ends it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use agent_router::AgentRouter;
 use api_server::ApiServer;
 use gateway::Gateway;
 use service_kit::cli::Service;
+use service_kit::config::reload::Reload;
 use service_kit::metrics::{Registry, registry};
 use service_kit::serving::ServeError;
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
@@ -16,6 +18,7 @@ use tracing::warn;
 use upstream_sim::Simulator;
 
 use crate::config::Config;
+use crate::reload::SuiteReload;
 use crate::welcome;
 
 /// The bound suite.
@@ -25,6 +28,7 @@ pub struct AllInOne {
     router: AgentRouter,
     gateway: Gateway,
     api_server: ApiServer,
+    upstreams: (SocketAddr, SocketAddr),
 }
 
 impl Service for AllInOne {
@@ -71,6 +75,7 @@ impl Service for AllInOne {
             api_server: ApiServer::bind_with(&config.api_server(address), registry()).await?,
             simulator,
             router,
+            upstreams: (max, ollama),
         })
     }
 
@@ -96,8 +101,16 @@ impl Service for AllInOne {
         Some(welcome::text(&self.addresses()))
     }
 
+    fn reload(&self) -> Arc<dyn Reload<Config>> {
+        Arc::new(SuiteReload {
+            router: self.router.reload(),
+            upstreams: self.upstreams,
+            simulates: self.simulator.is_some(),
+        })
+    }
+
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { simulator, router, gateway, api_server } = self;
+        let Self { simulator, router, gateway, api_server, upstreams: _ } = self;
         // The upstreams outlive the services, so that what is in flight can end.
         let stop = CancellationToken::new();
         let _stop_when_dropped = stop.clone().drop_guard();

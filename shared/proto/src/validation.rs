@@ -1,9 +1,14 @@
 //! The rules that the comments in `proto/` state for a chat, checked.
 
+mod json;
+#[cfg(test)]
+mod tests;
+
 use crate::inference::v1::{
-    CacheMode, ChatRequest, ContentPart, Message, ResponseFormat, Role, Sampling, Tool, content_part,
-    response_format,
+    CacheMode, ChatRequest, ContentPart, Message, ResponseFormat, Role, Sampling, Tool, ToolChoice,
+    ToolChoiceMode, content_part, response_format, tool_choice,
 };
+pub use json::MAX_DEPTH;
 
 /// A field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub const MAX_MESSAGES: usize = 128;
 pub const MAX_TOOLS: usize = 128;
 /// Stop texts that a request may name.
 pub const MAX_STOPS: usize = 4;
+/// Calls that a message may make.
+pub const MAX_TOOL_CALLS: usize = 128;
 /// Parts that a message may have.
 pub const MAX_PARTS: usize = 64;
 /// Bytes of a session's name.
@@ -65,6 +72,7 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
         found.sampling(sampling);
     }
     found.tools(&chat.tools);
+    found.tool_choice(chat.tool_choice.as_ref(), &chat.tools);
     found.response_format(chat.response_format.as_ref());
     if CacheMode::try_from(chat.cache).is_err() {
         found.add("cache", "must be a known cache mode");
@@ -74,6 +82,15 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
             found.add(format!("extra_body.{key}"), "must not be set here: the request has a field for it");
         }
     }
+    found.json("extra_body", chat.extra_body.as_ref());
+    found.0
+}
+
+/// Checks how to sample, wherever it is said. Fields are named as in a request: `sampling.temperature`. Empty when every
+/// rule holds.
+pub fn sampling_violations(sampling: &Sampling) -> Vec<Violation> {
+    let mut found = Found::default();
+    found.sampling(sampling);
     found.0
 }
 
@@ -120,6 +137,9 @@ impl Found {
                 "must have at least one part",
             );
         }
+        // A model that is asked nothing answers something made up, and some chat templates fail on it.
+        let blank = role == Role::User && !message.content.is_empty() && message.content.iter().all(is_blank);
+        self.require(!blank, format!("{field}.content"), "must hold more than white space in a user message");
         let few = message.content.len() <= MAX_PARTS;
         self.require(few, format!("{field}.content"), format!("must have at most {MAX_PARTS} parts"));
         for (index, part) in message.content.iter().take(MAX_PARTS).enumerate() {
@@ -130,6 +150,11 @@ impl Found {
             only_assistant,
             format!("{field}.tool_calls"),
             "must be empty but in an assistant message",
+        );
+        self.require(
+            message.tool_calls.len() <= MAX_TOOL_CALLS,
+            format!("{field}.tool_calls"),
+            format!("must be at most {MAX_TOOL_CALLS} calls"),
         );
         let names_call = (role == Role::Tool) != message.tool_call_id.is_empty();
         self.require(
@@ -178,6 +203,25 @@ impl Found {
         self.require(tools.len() <= MAX_TOOLS, "tools", format!("must be at most {MAX_TOOLS} tools"));
         for (index, tool) in tools.iter().take(MAX_TOOLS).enumerate() {
             self.require(is_identifier(&tool.name), format!("tools[{index}].name"), identifier_rule());
+            self.json(&format!("tools[{index}].parameters"), tool.parameters.as_ref());
+        }
+    }
+
+    fn tool_choice(&mut self, choice: Option<&ToolChoice>, tools: &[Tool]) {
+        match choice.map(|choice| &choice.choice) {
+            None => {}
+            Some(None) => self.add("tool_choice", "must be a mode or a function"),
+            Some(Some(tool_choice::Choice::Function(name))) => {
+                let known = tools.iter().any(|tool| tool.name == *name);
+                self.require(known, "tool_choice.function", "must be one of the tools");
+            }
+            Some(Some(tool_choice::Choice::Mode(mode))) => match ToolChoiceMode::try_from(*mode) {
+                Err(_) => self.add("tool_choice.mode", "must be a known mode"),
+                Ok(ToolChoiceMode::Required) => {
+                    self.require(!tools.is_empty(), "tool_choice.mode", "must not be required without tools");
+                }
+                Ok(ToolChoiceMode::Unspecified | ToolChoiceMode::Auto | ToolChoiceMode::None) => {}
+            },
         }
     }
 
@@ -190,11 +234,17 @@ impl Found {
                     "response_format.json_schema.name",
                     identifier_rule(),
                 );
-                self.require(schema.schema.is_some(), "response_format.json_schema.schema", "must be set");
+                let field = "response_format.json_schema.schema";
+                self.require(schema.schema.is_some(), field, "must be set");
+                self.json(field, schema.schema.as_ref());
             }
             Some(Some(response_format::Format::JsonObject(_))) | None => {}
         }
     }
+}
+
+fn is_blank(part: &ContentPart) -> bool {
+    matches!(&part.part, Some(content_part::Part::Text(text)) if text.trim().is_empty())
 }
 
 fn is_identifier(name: &str) -> bool {
@@ -204,88 +254,4 @@ fn is_identifier(name: &str) -> bool {
 
 fn identifier_rule() -> String {
     format!("must be 1 to {MAX_NAME} letters, digits, _ or -")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(role: Role, text: &str) -> Message {
-        let part = content_part::Part::Text(text.into());
-        Message { role: role.into(), content: vec![ContentPart { part: Some(part) }], ..Message::default() }
-    }
-
-    fn chat(messages: Vec<Message>) -> ChatRequest {
-        ChatRequest { messages, ..ChatRequest::default() }
-    }
-
-    fn fields(chat: &ChatRequest) -> Vec<String> {
-        violations(chat).into_iter().map(|violation| violation.field).collect()
-    }
-
-    #[test]
-    fn a_plain_question_breaks_no_rule() {
-        assert_eq!(violations(&chat(vec![text(Role::System, "be brief"), text(Role::User, "hi")])), []);
-    }
-
-    #[test]
-    fn every_broken_rule_is_named_with_its_field() {
-        let no_part = Message { content: vec![ContentPart { part: None }], ..text(Role::User, "") };
-        let picture = ContentPart { part: Some(content_part::Part::ImageUrl("ftp://x".into())) };
-        let cases = [
-            (chat(vec![]), "messages"),
-            (chat(vec![text(Role::User, "x"); 129]), "messages"),
-            (chat(vec![text(Role::Unspecified, "x")]), "messages[0].role"),
-            (chat(vec![text(Role::System, "x")]), "messages[0].role"),
-            (chat(vec![Message { content: vec![], ..text(Role::User, "") }]), "messages[0].content"),
-            (chat(vec![no_part]), "messages[0].content[0]"),
-            (
-                chat(vec![Message { content: vec![picture], ..text(Role::User, "") }]),
-                "messages[0].content[0].image_url",
-            ),
-            (chat(vec![text(Role::Tool, "42")]), "messages[0].tool_call_id"),
-            (chat(vec![Message { name: "x".repeat(65), ..text(Role::User, "x") }]), "messages[0].name"),
-        ];
-        for (chat, field) in cases {
-            assert_eq!(fields(&chat), [field]);
-        }
-    }
-
-    #[test]
-    fn a_flood_of_broken_rules_is_not_repeated_in_full() {
-        let parts = vec![ContentPart { part: None }; 10_000];
-        let messages = vec![Message { content: parts, ..text(Role::User, "") }; 200];
-        assert_eq!(violations(&chat(messages)).len(), MAX_VIOLATIONS);
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_is_refused() {
-        let long = ChatRequest { model: "x".repeat(257), ..chat(vec![text(Role::User, "x")]) };
-        assert_eq!(fields(&long), ["model"]);
-    }
-
-    #[test]
-    fn numbers_out_of_range_are_refused_nan_included() {
-        let sampling = Sampling {
-            temperature: Some(f64::NAN),
-            top_p: Some(0.0),
-            top_k: Some(0),
-            max_tokens: Some(0),
-            presence_penalty: Some(-2.1),
-            frequency_penalty: Some(f64::INFINITY),
-            ..Sampling::default()
-        };
-        let chat = ChatRequest { sampling: Some(sampling), ..chat(vec![text(Role::User, "x")]) };
-        let expected =
-            ["temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "max_tokens"];
-        assert_eq!(fields(&chat), expected.map(|name| format!("sampling.{name}")));
-    }
-
-    #[test]
-    fn the_pass_through_cannot_override_a_field() {
-        let fields_of = [("model".to_owned(), prost_types::Value::default())];
-        let body = prost_types::Struct { fields: fields_of.into() };
-        let chat = ChatRequest { extra_body: Some(body), ..chat(vec![text(Role::User, "x")]) };
-        assert_eq!(fields(&chat), ["extra_body.model"]);
-    }
 }

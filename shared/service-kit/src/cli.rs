@@ -4,17 +4,19 @@ mod healthcheck;
 
 use std::fmt::Display;
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::config::{self, Environment, Loaded, ServiceConfig};
+use crate::config::reload::{NeedsRestart, Reload, Source, Watcher};
+use crate::config::{Environment, Loaded, ServiceConfig};
 use crate::health::READINESS;
 use crate::serving::ServeError;
 use crate::shutdown::{ABORT, SPANS, Shutdown, ShutdownConfig};
@@ -30,7 +32,7 @@ pub trait Service: Sized + Send {
     /// What it does, in one line.
     const ABOUT: &'static str;
     /// Its configuration.
-    type Config: ServiceConfig + Send;
+    type Config: ServiceConfig + Clone + Send + Sync + 'static;
 
     /// The `telemetry` section.
     fn telemetry(config: &Self::Config) -> &TelemetryConfig;
@@ -53,6 +55,11 @@ pub trait Service: Sized + Send {
     /// What to tell a person on standard error when it is ready, where the service exists to be tried.
     fn welcome(&self) -> Option<String> {
         None
+    }
+
+    /// What takes a new configuration over while it serves. By default nothing does: what changes needs a restart.
+    fn reload(&self) -> Arc<dyn Reload<Self::Config>> {
+        Arc::new(NeedsRestart)
     }
 
     /// Serves until the shutdown is through.
@@ -88,8 +95,8 @@ enum Command {
 /// that cannot be used.
 pub fn run<S: Service>() -> ExitCode {
     let arguments = parse::<S>();
-    let environment = Environment::of_process();
-    let loaded = match config::load::<S::Config>(arguments.config.as_deref(), &environment) {
+    let source = Source::new(arguments.config, Environment::of_process());
+    let loaded = match source.load::<S::Config>() {
         Ok(loaded) => loaded,
         Err(error) => {
             complain(S::NAME, &error);
@@ -111,7 +118,7 @@ pub fn run<S: Service>() -> ExitCode {
             let address = address.unwrap_or_else(|| S::health_address(&loaded.config));
             runtime.block_on(healthcheck::run(address, &service))
         }
-        None => runtime.block_on(live::<S>(loaded.config)).map_err(|error| chain(&error)),
+        None => runtime.block_on(live::<S>(source, loaded)).map_err(|error| chain(&error)),
     };
     // Nothing is left that deserves waiting for: all servers have ended or were given up.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -147,17 +154,23 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn live<S: Service>(config: S::Config) -> Result<(), ServeError> {
-    let telemetry = Telemetry::init(S::telemetry(&config), S::NAME)?;
-    let result = serve::<S>(config, &telemetry).await;
+async fn live<S: Service>(source: Source, loaded: Loaded<S::Config>) -> Result<(), ServeError> {
+    let telemetry = Telemetry::init(S::telemetry(&loaded.config), S::NAME)?;
+    let result = serve::<S>(source, loaded, &telemetry).await;
     telemetry.shut_down(SPANS).await;
     result
 }
 
-async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(), ServeError> {
+async fn serve<S: Service>(
+    source: Source,
+    loaded: Loaded<S::Config>,
+    telemetry: &Telemetry,
+) -> Result<(), ServeError> {
     let mut signals = Signals::new()?;
-    let shutdown_config = S::shutdown(&config);
-    let service = S::bind(config, telemetry).await?;
+    let mut hangups = signal(SignalKind::hangup())?;
+    let shutdown_config = S::shutdown(&loaded.config);
+    let service = S::bind(loaded.config.clone(), telemetry).await?;
+    let watcher = Watcher::new(source, loaded, service.reload(), telemetry.reloads().clone());
     let addresses = service
         .addresses()
         .iter()
@@ -171,9 +184,14 @@ async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(
     if let Some(welcome) = welcome {
         drop(write!(std::io::stderr(), "{welcome}"));
     }
+    let asked = async || {
+        hangups.recv().await;
+        "SIGHUP"
+    };
     tokio::select! {
         ended = &mut running => return ended,
         name = signals.next() => info!(signal = name, "shutting down"),
+        never = watcher.run(asked) => match never {},
     }
     let hurry = async {
         let name = signals.next().await;
@@ -190,20 +208,41 @@ async fn serve<S: Service>(config: S::Config, telemetry: &Telemetry) -> Result<(
     Ok(())
 }
 
+/// The signals that end a process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    /// Whether the process was started on a terminal.
+    on_terminal: bool,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            on_terminal: std::io::stdout().is_terminal(),
+        })
     }
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            () = terminal_closed(&mut self.hangup, self.on_terminal) => "SIGHUP",
         }
     }
+}
+
+/// A SIGHUP asks for a reload, but a terminal that closes sends one too: a process that lost its terminal has nobody left
+/// who would end it.
+async fn terminal_closed(hangup: &mut Signal, on_terminal: bool) {
+    while hangup.recv().await.is_some() {
+        if on_terminal && !std::io::stdout().is_terminal() {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }

@@ -6,15 +6,20 @@
 //! `AIP__SECTION__KEY[__KEY…]`.
 //!
 //! Whatever is wrong is refused with the key, the value and the rule; problems that validation finds are all reported
-//! in one run.
+//! in one run, and so are those of the types, but for what is inside of a list.
+//!
+//! A process that serves reads its configuration again when a file changes or an operator asks: see [`reload`].
 
 mod environment;
 mod error;
+mod files;
 mod print;
+pub mod reload;
+mod repair;
 mod types;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
@@ -24,7 +29,10 @@ use serde::de::DeserializeOwned;
 
 pub use environment::{EnvVar, Environment, Parse};
 pub use error::{ConfigError, Problem, Problems};
-pub use types::{Endpoint, ListenAddress, Seconds, Secret, SecretUrl, comma_separated, optional_number};
+use files::Fingerprints;
+pub use types::{
+    Endpoint, FromText, ListenAddress, Seconds, Secret, SecretUrl, comma_separated, value_or_text,
+};
 
 /// The sections that a configuration file may have.
 pub const SECTIONS: &[&str] = &[
@@ -49,6 +57,12 @@ pub trait ServiceConfig: Serialize + DeserializeOwned + Default {
 
     /// Checks what the types alone cannot.
     fn check(&self, problems: &mut Problems);
+
+    /// The files that it names, such as those of keys and certificates. What is in them is part of the configuration: when
+    /// it changes, the configuration is read again.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }
 
 /// A configuration and where each of its values came from.
@@ -56,6 +70,8 @@ pub struct Loaded<T> {
     /// The configuration.
     pub config: T,
     figment: Figment,
+    /// What was in the files when they were read.
+    files: Fingerprints,
 }
 
 impl<T: fmt::Debug> fmt::Debug for Loaded<T> {
@@ -90,21 +106,29 @@ pub fn load<T: ServiceConfig>(
         let metadata = Metadata::named(format!("environment {name}"));
         figment = figment.merge(Layer { metadata, dict: nest(&key, value) });
     }
+    let mut files = Fingerprints::default();
     if let Some(path) = file {
-        let dict = own_sections(read_file(path)?, &own)?;
+        let dict = own_sections(read_file(path, &mut files)?, &own)?;
         let metadata = Metadata::named(format!("file {}", path.display()));
         figment = figment.merge(Layer { metadata, dict });
     }
-    let config: T = figment.extract().map_err(|error| ConfigError::from_figment(&error, &figment))?;
+    let config: T = repair::extract(&figment)?;
+    for path in config.files() {
+        files.look_at(&path);
+    }
     let mut problems = Problems::default();
     config.check(&mut problems);
     problems.into_result(|key| print::source(&figment, key))?;
-    Ok(Loaded { config, figment })
+    Ok(Loaded { config, figment, files })
 }
 
-fn read_file(path: &Path) -> Result<Dict, ConfigError> {
+fn read_file(path: &Path, files: &mut Fingerprints) -> Result<Dict, ConfigError> {
     let unreadable = |reason: String| ConfigError::File { path: path.to_owned(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    files.add(path, text.as_bytes());
+    // A map takes the last of two equal keys in silence; a document refuses them.
+    let checked: Result<serde_yaml_ng::Value, _> = serde_yaml_ng::from_str(&text);
+    checked.map_err(|error| unreadable(error.to_string()))?;
     let value: Option<Dict> =
         serde_yaml_ng::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
     Ok(value.unwrap_or_default())

@@ -4,8 +4,8 @@ mod process;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -119,5 +119,64 @@ impl ShutdownMetrics {
     pub(crate) fn ended(&self, aborted: bool) {
         let outcome = if aborted { "aborted" } else { "drained" };
         self.requests.get_or_create(&ShutdownLabels { outcome }).inc();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+/// Counts how often the configuration was read again. Clones share the counts.
+#[derive(Debug, Clone)]
+pub struct ReloadMetrics {
+    reloads: Family<ReloadLabels, Counter>,
+    last_success: Gauge<f64, AtomicU64>,
+}
+
+impl ReloadMetrics {
+    /// Metrics of a process whose first configuration was valid, at this time.
+    pub fn new(started: SystemTime) -> Self {
+        let metrics = Self { reloads: Family::default(), last_success: Gauge::default() };
+        for result in ["applied", "refused"] {
+            drop(metrics.reloads.get_or_create(&ReloadLabels { result }));
+        }
+        metrics.succeeded(started);
+        metrics
+    }
+
+    /// Registers the metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "aip_config_reloads",
+            "Configurations read while serving, by what became of them",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "aip_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last read and taken over, in Unix time; the start counts",
+            self.last_success.clone(),
+        );
+    }
+
+    pub(crate) fn applied(&self, at: SystemTime) {
+        self.reloads.get_or_create(&ReloadLabels { result: "applied" }).inc();
+        self.succeeded(at);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.reloads.get_or_create(&ReloadLabels { result: "refused" }).inc();
+    }
+
+    /// How many were applied and refused.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let count = |result| self.reloads.get_or_create(&ReloadLabels { result }).get();
+        (count("applied"), count("refused"))
+    }
+
+    fn succeeded(&self, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_success.set(since.as_secs_f64());
     }
 }

@@ -4,11 +4,12 @@
 //! those of another. Log lines leave by a bounded queue: when standard output is blocked they are dropped and counted,
 //! and no request waits for them.
 
+mod export;
 mod format;
 pub mod propagation;
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
@@ -25,8 +26,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{Endpoint, EnvVar, Parse, Problems};
-use crate::metrics::Registry;
+use crate::metrics::{Registry, ReloadMetrics};
 use crate::serving::ServeError;
+use export::{ExportMetrics, Reported};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +105,8 @@ pub struct Telemetry {
     provider: SdkTracerProvider,
     dropped_lines: ErrorCounter,
     log_writer: WorkerGuard,
+    exports: ExportMetrics,
+    reloads: ReloadMetrics,
 }
 
 impl Telemetry {
@@ -113,7 +117,8 @@ impl Telemetry {
     pub fn init(config: &TelemetryConfig, service: &str) -> Result<Self, ServeError> {
         let (writer, log_writer) = NonBlockingBuilder::default().lossy(true).finish(std::io::stdout());
         let dropped_lines = writer.error_counter();
-        let provider = provider(config, service)?;
+        let exports = ExportMetrics::default();
+        let provider = provider(config, service, &exports)?;
         let filter =
             EnvFilter::try_new(&config.log_level).map_err(|error| ServeError::set_up("logging", error))?;
         tracing_subscriber::registry()
@@ -121,12 +126,21 @@ impl Telemetry {
             .with(log_layer(config.log_format, writer).with_filter(filter))
             .try_init()
             .map_err(|error| ServeError::set_up("logging", error))?;
-        Ok(Self { provider, dropped_lines, log_writer })
+        let reloads = ReloadMetrics::new(SystemTime::now());
+        Ok(Self { provider, dropped_lines, log_writer, exports, reloads })
     }
 
-    /// Registers the count of log lines that were dropped.
+    /// Registers what is counted for the process: log lines that were dropped, batches of spans, reloads of the
+    /// configuration.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(DroppedLines(self.dropped_lines.clone())));
+        self.exports.register(registry);
+        self.reloads.register(registry);
+    }
+
+    /// The count of reloads of the configuration.
+    pub(crate) fn reloads(&self) -> &ReloadMetrics {
+        &self.reloads
     }
 
     /// Sends what has been recorded and stops. Waits at most `timeout` for a collector.
@@ -141,7 +155,11 @@ impl Telemetry {
     }
 }
 
-fn provider(config: &TelemetryConfig, service: &str) -> Result<SdkTracerProvider, ServeError> {
+fn provider(
+    config: &TelemetryConfig,
+    service: &str,
+    exports: &ExportMetrics,
+) -> Result<SdkTracerProvider, ServeError> {
     let name = config.service_name.clone().unwrap_or_else(|| service.to_owned());
     let builder =
         SdkTracerProvider::builder().with_resource(Resource::builder().with_service_name(name).build());
@@ -152,6 +170,7 @@ fn provider(config: &TelemetryConfig, service: &str) -> Result<SdkTracerProvider
                 .with_endpoint(endpoint.to_string())
                 .build()
                 .map_err(|error| ServeError::set_up("the OTLP exporter", error))?;
+            let exporter = Reported::new(exporter, endpoint, exports.clone());
             Ok(builder.with_batch_exporter(exporter).build())
         }
         // Spans that nobody collects have ids all the same, and a caller's own trace goes on through them.

@@ -104,34 +104,30 @@ pub async fn start_router(
     redis: Option<&Redis>,
     variables: &[(&'static str, String)],
 ) -> Process {
-    let mut own = over(simulator);
-    own.extend(redis.map(|redis| ("REDIS_URL", redis.url())));
-    start("agent-router", own, variables).await
+    start("agent-router", &[], router_variables(simulator, redis), variables).await
 }
 
-/// Starts an agent-router over simulated upstreams with a configuration file.
+/// Starts an agent-router over simulated upstreams, with a configuration file.
 pub async fn start_router_with(
     simulator: &Process,
     file: &Path,
     variables: &[(&'static str, String)],
 ) -> Process {
-    let mut all = quick();
-    all.extend(over(simulator));
-    all.extend(variables.iter().cloned());
-    let file = file.to_str().expect("a path in UTF-8");
-    Process::start("agent-router", &["--config", file], &all).await
+    let arguments = ["--config", file.to_str().expect("a path in Unicode")];
+    start("agent-router", &arguments, router_variables(simulator, None), variables).await
 }
 
-/// The variables of a router over simulated upstreams, on free ports.
-fn over(simulator: &Process) -> Vec<(&'static str, String)> {
-    vec![
+fn router_variables(simulator: &Process, redis: Option<&Redis>) -> Vec<(&'static str, String)> {
+    let mut all = vec![
         ("AIP__AGENT_ROUTER__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__AGENT_ROUTER__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ("MAX_SERVE_ENDPOINT", simulator.url("max")),
         ("OLLAMA_CPU_ENDPOINT", simulator.url("ollama")),
         ("AIP__TIERS__MAX__MODEL", "sim-max".to_owned()),
         ("AIP__TIERS__OLLAMA__MODEL", "sim-ollama".to_owned()),
-    ]
+    ];
+    all.extend(redis.map(|redis| ("REDIS_URL", redis.url())));
+    all
 }
 
 /// Starts a gateway in front of these routers (URLs with commas between them).
@@ -141,7 +137,7 @@ pub async fn start_gateway(routers: &str, variables: &[(&'static str, String)]) 
         ("AIP__GATEWAY__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__GATEWAY__ROUTERS", routers.to_owned()),
     ];
-    start("gateway", own, variables).await
+    start("gateway", &[], own, variables).await
 }
 
 /// Starts an api-server for these routers (URLs with commas between them).
@@ -152,13 +148,23 @@ pub async fn start_api_server(routers: &str, variables: &[(&'static str, String)
         ("AIP__API_SERVER__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__API_SERVER__ROUTERS", routers.to_owned()),
     ];
-    start("api-server", own, variables).await
+    start("api-server", &[], own, variables).await
 }
 
 /// Starts the whole suite in one process, on free ports.
 pub async fn start_all_in_one(variables: &[(&'static str, String)]) -> Process {
+    start("ai-platform", &[], all_in_one_variables(), variables).await
+}
+
+/// Starts the whole suite in one process, on free ports, with a configuration file.
+pub async fn start_all_in_one_with_file(file: &Path) -> Process {
+    let arguments = ["--config", file.to_str().expect("a path in Unicode")];
+    start("ai-platform", &arguments, all_in_one_variables(), &[]).await
+}
+
+fn all_in_one_variables() -> Vec<(&'static str, String)> {
     let any = || "127.0.0.1:0".to_owned();
-    let own = vec![
+    vec![
         ("AIP__GATEWAY__GRPC_LISTEN", any()),
         ("AIP__GATEWAY__ADMIN_LISTEN", any()),
         ("AIP__AGENT_ROUTER__GRPC_LISTEN", any()),
@@ -170,12 +176,12 @@ pub async fn start_all_in_one(variables: &[(&'static str, String)]) -> Process {
         ("AIP__UPSTREAM_SIM__OLLAMA_LISTEN", any()),
         ("AIP__UPSTREAM_SIM__CONTROL_LISTEN", any()),
         ("AIP__UPSTREAM_SIM__TOKENS_PER_SECOND", "0".to_owned()),
-    ];
-    start("ai-platform", own, variables).await
+    ]
 }
 
 async fn start(
     name: &str,
+    arguments: &[&str],
     own: Vec<(&'static str, String)>,
     variables: &[(&'static str, String)],
 ) -> Process {
@@ -183,5 +189,5 @@ async fn start(
     all.extend(own);
     // A test's own wishes come last, and win.
     all.extend(variables.iter().cloned());
-    Process::start(name, &[], &all).await
+    Process::start(name, arguments, &all).await
 }

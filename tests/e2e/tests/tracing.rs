@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use e2e::chat::{Streamed, question};
 use e2e::suite::Options;
+use e2e::{eventually, http};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -152,8 +153,26 @@ async fn a_fallback_is_one_trace_through_gateway_and_router_to_every_attempt() {
 async fn without_a_collector_nothing_is_sent_and_nothing_fails() {
     let (collector, mut tasks) = (Collector::default(), JoinSet::new());
     let endpoint = format!("http://{}", collector.start(&mut tasks).await);
-    let gone = Options::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").start().await;
-    e2e::chat::ask(&gone.client(), "x").await;
+    let gone = Options::new()
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+        .with("OTEL_BSP_SCHEDULE_DELAY", "20")
+        .start()
+        .await;
+    let failed = eventually("two batches that failed", || async {
+        e2e::chat::ask(&gone.client(), "x").await;
+        let url = format!("{}/metrics", gone.router.url("admin"));
+        let body = http().get(url).send().await.unwrap().text().await.unwrap();
+        let failed = "aip_trace_exports_total{result=\"failed\"} ";
+        body.lines()
+            .find_map(|line| line.strip_prefix(failed)?.parse::<u64>().ok())
+            .filter(|failed| *failed >= 2)
+    });
+    failed.await;
+    let logs = gone.router.logs();
+    let told: Vec<_> =
+        logs.iter().filter(|line| line["message"] == "spans cannot be sent, and are lost").collect();
+    assert_eq!(told.len(), 1, "it is told once");
+    assert_eq!((&told[0]["level"], &told[0]["endpoint"]), (&json!("WARN"), &json!("http://127.0.0.1:1")));
     let mut off = Options::new()
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         .with("OTEL_SDK_DISABLED", "true")

@@ -1,23 +1,22 @@
 //! How full the tiers are, as Prometheus sees it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use resilience::BulkheadSnapshot;
 
 use super::breakers::{counters, gauges};
-use crate::agents::Agents;
+use crate::agents::CurrentAgents;
 
 /// Reads the tiers of the agents.
 #[derive(Debug)]
-pub struct TierCollector(pub Arc<Agents>);
+pub struct TierCollector(pub CurrentAgents);
 
 impl Collector for TierCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let tiers: Vec<(&str, BulkheadSnapshot)> = self
-            .0
+        let agents = self.0.get();
+        let tiers: Vec<(&str, BulkheadSnapshot)> = agents
             .tiers()
             .iter()
             .filter_map(|tier| Some((&*tier.name, tier.bulkhead.as_ref()?.snapshot())))

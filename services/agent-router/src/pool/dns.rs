@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{EndpointPool, Followed};
-use crate::agents::Agents;
+use crate::agents::CurrentAgents;
 use crate::metrics::PoolMetrics;
 
 /// The most addresses of one name that are used.
@@ -60,7 +60,7 @@ impl Resolver for SystemResolver {
 
 /// Keeps the pools of the agents at the addresses of their names.
 pub async fn follow(
-    agents: Arc<Agents>,
+    agents: CurrentAgents,
     breakers: Arc<CircuitBreakerRegistry>,
     resolver: Arc<dyn Resolver>,
     randomness: Arc<dyn Randomness>,
@@ -69,6 +69,7 @@ pub async fn follow(
 ) {
     loop {
         let round = async {
+            let agents = agents.get();
             let pools = agents.pools().filter(|pool| pool.is_due(&*randomness));
             let gone = join_all(pools.map(|pool| refresh(pool, &*resolver, &metrics))).await;
             if gone.contains(&true) {

@@ -24,6 +24,8 @@ pub(crate) struct Maker {
     pub(crate) client: HttpClient,
     pub(crate) breaker: CircuitBreakerConfig,
     pub(crate) breakers: Arc<CircuitBreakerRegistry>,
+    /// Whether breakers that exist are taken as they are, whatever their settings.
+    pub(crate) known_stay: bool,
 }
 
 impl Maker {
@@ -54,7 +56,10 @@ impl Maker {
             Some(address) => format!("{authority}{path}/{model}@{address}"),
             None => format!("{authority}{path}/{model}"),
         };
-        let breaker = self.breakers.get_or_create(&name, like.unwrap_or(&self.breaker))?;
+        let breaker = match self.breakers.get(&name) {
+            Some(known) if self.known_stay => known,
+            Some(_) | None => self.breakers.get_or_create(&name, like.unwrap_or(&self.breaker))?,
+        };
         let client = match (address, endpoint.url().domain()) {
             (Some(address), Some(host)) => self
                 .client

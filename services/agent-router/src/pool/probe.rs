@@ -25,7 +25,7 @@ use resilience::{Backend as _, Outlook, Pool as _, Randomness, State};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::Agents;
+use crate::agents::CurrentAgents;
 use crate::backend::Backend;
 use crate::metrics::PoolMetrics;
 use crate::settings::HealthCheck;
@@ -46,7 +46,7 @@ struct Check {
 
 /// Checks the backends of the agents that want it.
 pub async fn watch(
-    agents: Arc<Agents>,
+    agents: CurrentAgents,
     randomness: Arc<dyn Randomness>,
     metrics: PoolMetrics,
     stop: CancellationToken,
@@ -55,6 +55,7 @@ pub async fn watch(
     loop {
         let round = async {
             let mut backends = Vec::new();
+            let agents = agents.get();
             for pool in agents.pools() {
                 let Some(settings) = pool.health_check() else { continue };
                 let members = pool.members();

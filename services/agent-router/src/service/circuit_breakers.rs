@@ -12,25 +12,25 @@ use service_kit::status::{Reason, not_served};
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::agents::Agents;
+use crate::agents::{Agents, CurrentAgents};
 use crate::identity::Identity;
 
 /// Shows breakers.
 #[derive(Debug)]
 pub struct CircuitBreakers {
     breakers: Arc<CircuitBreakerRegistry>,
-    agents: Arc<Agents>,
+    agents: CurrentAgents,
     identity: Identity,
 }
 
 impl CircuitBreakers {
     /// The service for these breakers.
-    pub fn new(breakers: Arc<CircuitBreakerRegistry>, agents: Arc<Agents>, identity: Identity) -> Self {
+    pub fn new(breakers: Arc<CircuitBreakerRegistry>, agents: CurrentAgents, identity: Identity) -> Self {
         Self { breakers, agents, identity }
     }
 
-    fn show(&self, breaker: &CircuitBreaker) -> wire::CircuitBreaker {
-        let tiers = self.agents.tiers().iter();
+    fn show(&self, breaker: &CircuitBreaker, agents: &Agents) -> wire::CircuitBreaker {
+        let tiers = agents.tiers().iter();
         let users = tiers.filter(|tier| tier.breakers().iter().any(|guard| guard.name() == breaker.name()));
         let tiers = users.map(|tier| tier.name.to_string());
         convert::breaker(breaker, tiers.collect(), Identity::SERVICE, self.identity.replica())
@@ -48,7 +48,9 @@ impl CircuitBreakerService for CircuitBreakers {
         let wanted = |breaker: &wire::CircuitBreaker| {
             mine && (request.states.is_empty() || request.states.contains(&breaker.state))
         };
-        let breakers = self.breakers.all().iter().map(|breaker| self.show(breaker)).filter(wanted).collect();
+        let agents = self.agents.get();
+        let breakers = self.breakers.all();
+        let breakers = breakers.iter().map(|breaker| self.show(breaker, &agents)).filter(wanted).collect();
         let (circuit_breakers, next_page_token) =
             page(breakers, |breaker| breaker.name.clone(), request.page_size, &request.page_token)?;
         let replicas = vec![self.identity.status()];
@@ -68,7 +70,7 @@ impl CircuitBreakerService for CircuitBreakers {
                 .resource("circuit breaker", name)
                 .build());
         };
-        let circuit_breakers = vec![self.show(&breaker)];
+        let circuit_breakers = vec![self.show(&breaker, &self.agents.get())];
         let replicas = vec![self.identity.status()];
         Ok(Response::new(wire::GetCircuitBreakerResponse { circuit_breakers, replicas }))
     }

@@ -10,24 +10,24 @@ use service_kit::status::{Reason, not_served};
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::agents::{Agent, Agents};
+use crate::agents::{Agent, CurrentAgents};
 use crate::backend::kind_of;
 use crate::identity::Identity;
 
 /// Shows chains.
 #[derive(Debug)]
 pub struct FallbackChains {
-    agents: Arc<Agents>,
+    agents: CurrentAgents,
     identity: Identity,
 }
 
 impl FallbackChains {
     /// The service for these agents.
-    pub fn new(agents: Arc<Agents>, identity: Identity) -> Self {
+    pub fn new(agents: CurrentAgents, identity: Identity) -> Self {
         Self { agents, identity }
     }
 
-    fn show(&self, agent: &Agent) -> wire::FallbackChain {
+    fn show(&self, agent: &Agent, default: bool) -> wire::FallbackChain {
         let tiers = agent.chain.tiers().iter().map(|tier| wire::FallbackTier {
             name: tier.name.to_string(),
             kind: kind_of(tier).map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
@@ -38,7 +38,7 @@ impl FallbackChains {
             agent: agent.name.to_string(),
             tiers: tiers.collect(),
             replica: self.identity.replica().to_owned(),
-            default: self.agents.is_default(agent),
+            default,
         }
     }
 
@@ -58,7 +58,7 @@ impl FallbackChains {
         wire::FallbackChainStats {
             agent: agent.name.to_string(),
             replica: self.identity.replica().to_owned(),
-            since: Some(to_proto_timestamp(self.agents.since())),
+            since: Some(to_proto_timestamp(agent.since)),
             requests: stats.requests,
             unanswered: stats.unanswered,
             cancelled: stats.cancelled,
@@ -75,7 +75,9 @@ impl FallbackChainService for FallbackChains {
     ) -> Result<Response<wire::ListFallbackChainsResponse>, Status> {
         let request = request.into_inner();
         let mine = self.identity.is_asked(&request.replica);
-        let chains = self.agents.all().filter(|_| mine).map(|agent| self.show(agent)).collect();
+        let agents = self.agents.get();
+        let shown = agents.all().filter(|_| mine).map(|agent| self.show(agent, agents.is_default(agent)));
+        let chains = shown.collect();
         let (fallback_chains, next_page_token) =
             page(chains, |chain| chain.agent.clone(), request.page_size, &request.page_token)?;
         let replicas = vec![self.identity.status()];
@@ -89,7 +91,7 @@ impl FallbackChainService for FallbackChains {
         let wire::GetFallbackChainStatsRequest { agent: wanted, replica } = request.into_inner();
         let mine = self.identity.is_asked(&replica);
         let asked = |agent: &&Arc<Agent>| mine && (wanted.is_empty() || *agent.name == *wanted);
-        let stats: Vec<_> = self.agents.all().filter(asked).map(|agent| self.stats(agent)).collect();
+        let stats: Vec<_> = self.agents.get().all().filter(asked).map(|agent| self.stats(agent)).collect();
         if stats.is_empty() {
             let message = format!("no fallback chain `{wanted}` here; ListFallbackChains shows them");
             return Err(Reason::FallbackChainNotFound

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::coalesce::{Coalescer, Joined, Landed, Lead};
 use super::convert;
 use super::stream::{ResponseStream, Streamed, Successors};
-use crate::agents::{Agent, Agents};
+use crate::agents::{Agent, CurrentAgents};
 use crate::answer::{Answer, AnswerStream};
 use crate::backend::{Backend, is_model, kind_of};
 use crate::cache::{AnswerCache, CacheKey, is_deterministic};
@@ -44,7 +44,7 @@ pub struct Inference {
 
 #[derive(Debug)]
 struct Shared {
-    agents: Arc<Agents>,
+    agents: CurrentAgents,
     cache: Option<Arc<AnswerCache>>,
     coalescer: Coalescer,
     metrics: ChainMetrics,
@@ -65,7 +65,7 @@ struct Asked {
 impl Inference {
     /// The service for these agents.
     pub fn new(
-        agents: Arc<Agents>,
+        agents: CurrentAgents,
         cache: Option<Arc<AnswerCache>>,
         metrics: ChainMetrics,
         in_flight: Bulkhead,
@@ -87,7 +87,7 @@ impl Inference {
                 .retry_after(Some(COME_BACK))
                 .build()
         })?;
-        let (chat, agent) = Chat::admit(request, &self.shared.agents)?;
+        let (chat, agent) = Chat::admit(request, &self.shared.agents.get())?;
         let tenant = extensions.get::<Tenant>().cloned().unwrap_or_default();
         let key = CacheKey::of(&tenant, &agent, &chat);
         let outer = extensions.get::<Deadline>().map(|deadline| deadline.instant());
@@ -265,7 +265,7 @@ impl Asked {
 
     /// The cache's tier, where it is read before the models.
     fn first(&self) -> Option<&str> {
-        let reads = self.agent.cache.mode == CacheMode::ReadThrough && self.is_repeatable();
+        let reads = self.agent.settings.cache.mode == CacheMode::ReadThrough && self.is_repeatable();
         let mut tiers = self.agent.chain.tiers().iter();
         let cache = tiers.find(|tier| kind_of(tier) == Some(Kind::Cache)).filter(|_| reads);
         cache.map(|tier| &*tier.name)
@@ -277,7 +277,8 @@ impl Asked {
 
     /// Whether it may have the answer of an identical request that is under way.
     fn may_share(&self) -> bool {
-        let kept = self.agent.cache.coalesce && self.agent.keep_answers.is_some() && self.chat.may_store();
+        let kept =
+            self.agent.settings.cache.coalesce && self.agent.keep_answers.is_some() && self.chat.may_store();
         kept && self.chat.request().tier.is_empty() && self.is_repeatable()
     }
 
@@ -285,7 +286,8 @@ impl Asked {
     /// first model only: a lesser one's would outlive the outage in which they were given.
     fn may_repeat(&self, tier: &Tier<Backend>) -> bool {
         let first = self.agent.chain.tiers().iter().find(|tier| is_model(tier));
-        self.agent.cache.mode != CacheMode::ReadThrough || first.is_some_and(|first| first.name == tier.name)
+        self.agent.settings.cache.mode != CacheMode::ReadThrough
+            || first.is_some_and(|first| first.name == tier.name)
     }
 }
 
@@ -362,7 +364,7 @@ impl InferenceService for Inference {
             served_by: served_by.clone(),
             attempts: convert::attempts(&served.attempts),
         };
-        let successors = (asked.agent.mid_stream == MidStream::Continue).then(|| Successors {
+        let successors = (asked.agent.settings.mid_stream == MidStream::Continue).then(|| Successors {
             agent: Arc::clone(&asked.agent),
             chat: asked.chat.clone(),
             exclude: Box::new(exclude),
@@ -395,7 +397,7 @@ impl InferenceService for Inference {
         request: Request<wire::ListModelsRequest>,
     ) -> Result<Response<wire::ListModelsResponse>, Status> {
         let request = request.into_inner();
-        let agents = &self.shared.agents;
+        let agents = self.shared.agents.get();
         let models = agents.all().map(|agent| wire::Model {
             name: agent.name.to_string(),
             kind: if agent.plain { wire::ModelKind::Plain } else { wire::ModelKind::Agent }.into(),

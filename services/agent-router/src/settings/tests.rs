@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use service_kit::config::{self, Environment, Seconds};
+use service_kit::config::{self, Endpoint, Environment, Seconds};
 
 use super::*;
 use crate::config::{HedgeConfig, MidStream, PrefixStyle, TierConfig};
@@ -117,6 +117,25 @@ fn nonsense_is_refused_with_key_value_and_rule() {
         (&|c| c.agents[0].tiers = vec!["maxx".into()], "agents.0.tiers = maxx: must be a tier under `tiers`"),
         (&|c| c.agents[0].tiers = vec![], "agents.0.tiers = []: must name at least one tier that is enabled"),
         (&|c| c.agents.push(c.agents[0].clone()), "agents.1.name = assistant: must be unique"),
+        (
+            &|c| c.agents[0].sampling.temperature = Some(3.0),
+            "agents.0.sampling.temperature = 3.0: must be 0 to 2",
+        ),
+        (
+            &|c| c.agents[0].sampling.top_p = Some(f64::NAN),
+            "agents.0.sampling.top_p = not a finite number: must be over 0 and at most 1",
+        ),
+        (
+            &|c| c.agents[0].degraded_text = Some(" ".into()),
+            "agents.0.degraded_text = \"\": must not be empty",
+        ),
+        (
+            &|c| {
+                c.agents[0].degraded_text = Some("x".into());
+                c.agents[0].tiers.pop();
+            },
+            "agents.0.degraded_text = x: must not be set without a message tier in `tiers`",
+        ),
         (
             &|c| c.agents[0].tiers = vec!["degraded".into(), "max".into()],
             "agents.0.tiers = [\"degraded\", \"max\"]: must have its message tier at the end",
@@ -273,4 +292,123 @@ fn a_redis_url_that_cannot_work_is_refused_without_its_password() {
         error.starts_with("cache.redis_url = http://user:redacted@cache/ (environment REDIS_URL)"),
         "{error}"
     );
+}
+
+/// A configuration whose first tier is written so.
+fn first_tier(change: impl FnOnce(&mut TierConfig)) -> Vec<String> {
+    refusals(|config| change(config.tiers.get_mut("max").unwrap()))
+}
+
+fn endpoints(urls: &[&str]) -> Vec<Endpoint> {
+    urls.iter().map(|url| url.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_base_url_may_end_with_v1_and_with_no_path_of_a_call() {
+    let settings = settings(|config| {
+        let max = config.tiers.get_mut("max").unwrap();
+        max.endpoints =
+            endpoints(&["http://a:1/v1", "http://b:2/v1/", "http://c:3/models/x/v1", "http://d:4"]);
+    });
+    let TierSettings::OpenAi(max) = &settings.tiers["max"] else { panic!() };
+    let bases: Vec<String> = max.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(bases, ["http://a:1", "http://b:2", "http://c:3/models/x", "http://d:4"]);
+
+    let refused = first_tier(|max| max.endpoints = endpoints(&["http://a:1/v1/chat/completions"]));
+    assert_eq!(
+        refused,
+        [
+            "tiers.max.endpoints.0 = http://a:1/v1/chat/completions: must be the base URL of the server, without /v1/chat/completions"
+        ]
+    );
+    let refused = refusals(|config| {
+        config.tiers.get_mut("ollama").unwrap().endpoints = endpoints(&["http://a:1/v1"]);
+    });
+    assert_eq!(
+        refused,
+        ["tiers.ollama.endpoints.0 = http://a:1/v1: must be the base URL of the server, without /v1"]
+    );
+    let refused = first_tier(|max| max.endpoints = endpoints(&["http://a:1", "http://a:1/v1"]));
+    assert_eq!(refused, ["tiers.max.endpoints.1 = http://a:1/v1: must not be named twice"]);
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, contents: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        path
+    };
+    let gone = directory.path().join("gone");
+    let (empty, blank) = (file("empty.pem", ""), file("blank", " \n"));
+    let https = |max: &mut TierConfig| max.endpoints = endpoints(&["https://a:1"]);
+    let refused = first_tier(|max| max.api_key_file = Some(gone.clone()));
+    let expected = format!("tiers.max.api_key_file = {}: must be a file that can be read: ", gone.display());
+    assert!(refused[0].starts_with(&expected), "{refused:?}");
+    let refused = first_tier(|max| max.api_key_file = Some(blank.clone()));
+    assert!(refused[0].ends_with(": its content must be visible ASCII characters"), "{refused:?}");
+    let refused = first_tier(|max| {
+        https(max);
+        max.ca_file = Some(empty.clone());
+    });
+    assert!(refused[0].ends_with("empty.pem: must hold certificates (PEM)"), "{refused:?}");
+    let refused = first_tier(|max| {
+        https(max);
+        max.client_cert_file = Some(empty.clone());
+    });
+    assert!(
+        refused[0].starts_with("tiers.max.client_key_file: is required with the certificate "),
+        "{refused:?}"
+    );
+    let refused = first_tier(|max| {
+        https(max);
+        max.client_cert_file = Some(empty.clone());
+        max.client_key_file = Some(empty.clone());
+    });
+    assert!(refused[0].ends_with("empty.pem: must hold a certificate (PEM)"), "{refused:?}");
+    assert!(refused[1].ends_with("empty.pem: must hold a private key (PEM)"), "{refused:?}");
+    let refused = first_tier(|max| max.ca_file = Some(empty.clone()));
+    assert!(
+        refused.iter().any(|why| why.ends_with("must not be set where no endpoint is behind https")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_key_of_a_file_wins_and_ends_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, "of-the-file\n").unwrap();
+    let mut config = Config::default();
+    let max = config.tiers.get_mut("max").unwrap();
+    (max.api_key, max.api_key_file) = (Some("written".to_owned().into()), Some(path.clone()));
+    let settings = Settings::of(&config, &mut Problems::default()).unwrap();
+    let TierSettings::OpenAi(max) = &settings.tiers["max"] else { panic!() };
+    assert_eq!(max.api_key.as_ref().unwrap().expose(), "of-the-file");
+    assert_eq!(config::ServiceConfig::files(&config), [path]);
+}
+
+#[test]
+fn what_is_unset_by_default_can_be_set_by_the_environment() {
+    let variables = [
+        ("AIP__TIERS__MAX__IMAGES", "false"),
+        ("AIP__TIERS__MAX__TOOLS", "true"),
+        ("AIP__TIERS__MAX__MAX_REQUEST_BYTES", "4096"),
+        ("AIP__TIERS__MAX__HTTP_VERSION", "http2"),
+    ];
+    let config = config::load::<Config>(None, &variables.into_iter().collect()).unwrap().config;
+    let settings = Settings::of(&config, &mut Problems::default()).unwrap();
+    let TierSettings::OpenAi(max) = &settings.tiers["max"] else { panic!() };
+    assert_eq!((max.accepts.images, max.accepts.tools, max.max_request_bytes), (false, true, 4096));
+    assert_eq!(max.connection.http, crate::config::HttpVersion::Http2);
+    let wrong = [("AIP__TIERS__MAX__IMAGES", "maybe"), ("AIP__TIERS__MAX__MAX_REQUEST_BYTES", "-1")];
+    let refused = config::load::<Config>(None, &wrong.into_iter().collect()).unwrap_err().to_string();
+    assert!(
+        refused.contains(
+            "tiers.max.images = maybe (environment AIP__TIERS__MAX__IMAGES): must be true or false"
+        ),
+        "{refused}"
+    );
+    assert!(refused.contains("must be a whole number of at least 0"), "{refused}");
 }

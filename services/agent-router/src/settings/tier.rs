@@ -1,16 +1,21 @@
 //! One tier.
 
+mod connection;
+mod endpoint;
+
 use std::time::Duration;
 
-use http::HeaderValue;
 use resilience::{Hedge, InvalidConfig};
 use service_kit::config::{Endpoint, Problems, Seconds, Secret};
 
 use super::pool::{self, PoolSettings};
 use crate::config::{HedgeConfig, Kind, PrefixStyle, TierConfig};
+pub use connection::{Connection, Identity};
 
 /// How long answers are kept when nothing else is said.
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The largest request when nothing else is said. The gateway takes 1 MiB, which JSON writes with up to six bytes for one.
+const DEFAULT_MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// How long a stream may be silent when nothing else is said.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -21,7 +26,7 @@ const DEFAULT_HEDGE_FLOOR: Duration = Duration::from_millis(50);
 const DEFAULT_HEDGE_OBSERVATIONS: usize = 20;
 
 /// A tier of any kind.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TierSettings {
     /// Servers that speak the OpenAI protocol.
     OpenAi(ModelTier),
@@ -60,7 +65,7 @@ impl TierSettings {
 }
 
 /// A tier of model servers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelTier {
     /// The servers; at least one.
     pub endpoints: Vec<Endpoint>,
@@ -70,6 +75,12 @@ pub struct ModelTier {
     pub api_key: Option<Secret>,
     /// How its servers are told to go on with an answer that another has begun.
     pub prefix: PrefixStyle,
+    /// How its servers are reached.
+    pub connection: Connection,
+    /// What its model takes.
+    pub accepts: Accepts,
+    /// The largest request that is sent, in bytes.
+    pub max_request_bytes: usize,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How its servers are used.
@@ -113,8 +124,17 @@ impl HedgeSettings {
     }
 }
 
+/// What a model takes beside text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepts {
+    /// Pictures.
+    pub images: bool,
+    /// Tools, their calls and results.
+    pub tools: bool,
+}
+
 /// How long things may take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timeouts {
     /// A whole answer.
     pub total: Duration,
@@ -171,10 +191,15 @@ fn model(
     problems: &mut Problems,
 ) -> Option<ModelTier> {
     problems.require(!tier.endpoints.is_empty(), &key("endpoints"), "[]", "must name at least one server");
+    let endpoints = endpoint::bases(tier, kind, &key, problems);
     let model = tier.model.clone().filter(|model| !model.is_empty());
     problems.require(model.is_some(), &key("model"), "", "is required and must not be empty");
-    let sendable = tier.api_key.as_ref().is_none_or(|key| HeaderValue::try_from(key.expose()).is_ok());
-    problems.require(sendable, &key("api_key"), "", "must be visible ASCII characters");
+    let api_key = connection::api_key(tier, &key, problems);
+    let connection = connection::of(tier, &key, problems);
+    let max_request_bytes = tier.max_request_bytes.unwrap_or(DEFAULT_MAX_REQUEST_BYTES);
+    let rule = "must be at least 1024";
+    problems.require(max_request_bytes >= 1024, &key("max_request_bytes"), max_request_bytes, rule);
+    let accepts = Accepts { images: tier.images.unwrap_or(true), tools: tier.tools.unwrap_or(true) };
     let total = tier.timeout.map_or(default_timeout, |Seconds(time)| time);
     let timeouts = Timeouts {
         total,
@@ -191,12 +216,14 @@ fn model(
         None => None,
     };
     let pool = pool::of(kind, tier, &key, problems);
-    let (endpoints, api_key) = (tier.endpoints.clone(), tier.api_key.clone());
     Some(ModelTier {
         endpoints,
         model: model?,
         api_key,
         prefix,
+        connection: connection?,
+        accepts,
+        max_request_bytes,
         timeouts,
         pool: pool?,
         attempts,
@@ -260,12 +287,20 @@ fn hedge(
 }
 
 /// The optional fields: whether each is given, and the kinds that it applies to.
-fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 16] {
+fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 24] {
     const MODELS: &[Kind] = &[Kind::Openai, Kind::Ollama];
     [
         ("endpoints", !tier.endpoints.is_empty(), MODELS),
         ("model", tier.model.is_some(), MODELS),
         ("api_key", tier.api_key.is_some(), &[Kind::Openai]),
+        ("api_key_file", tier.api_key_file.is_some(), &[Kind::Openai]),
+        ("ca_file", tier.ca_file.is_some(), MODELS),
+        ("client_cert_file", tier.client_cert_file.is_some(), MODELS),
+        ("client_key_file", tier.client_key_file.is_some(), MODELS),
+        ("http_version", tier.http_version.is_some(), MODELS),
+        ("max_request_bytes", tier.max_request_bytes.is_some(), MODELS),
+        ("images", tier.images.is_some(), MODELS),
+        ("tools", tier.tools.is_some(), MODELS),
         ("timeout", tier.timeout.is_some(), MODELS),
         ("first_token_timeout", tier.first_token_timeout.is_some(), MODELS),
         ("idle_timeout", tier.idle_timeout.is_some(), MODELS),

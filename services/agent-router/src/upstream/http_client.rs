@@ -1,20 +1,22 @@
 //! The HTTP client that all upstream calls share.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Response};
 use serde::Deserialize;
 use serde_json::Value;
 use service_kit::config::Secret;
-use service_kit::serving::ServeError;
 use service_kit::telemetry::propagation;
 use tracing::Span;
 
 use super::UpstreamError;
+use crate::config::HttpVersion;
+use crate::settings::{Connection, Identity};
 
 /// The largest answer that is taken from an upstream, in bytes.
 pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -26,22 +28,28 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// a thousand streams does not leave a thousand behind.
 const POOL_MAX_IDLE_PER_HOST: usize = 64;
 
-/// Posts JSON to upstreams. Clones share one pool of connections.
+/// How often a connection of HTTP/2 with open streams is asked whether it is alive, and how long it may take to say so: a
+/// server that is gone without a word would keep all of its streams waiting.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(5));
+
+/// Posts JSON to the servers of a tier. Clones share one pool of connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     client: Client,
+    connection: Arc<Connection>,
+    max_request_bytes: usize,
 }
 
 impl HttpClient {
-    /// A client with an empty pool.
+    /// A client with an empty pool, for the servers of a tier.
     ///
     /// # Errors
-    /// TLS cannot be set up.
-    pub fn new() -> Result<Self, ServeError> {
+    /// TLS cannot be set up: there are no certificates on this system, and the tier names none.
+    pub fn new(connection: &Connection, max_request_bytes: usize) -> Result<Self, reqwest::Error> {
         // A second installation, by another service of the same process, changes nothing.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = builder().build().map_err(|error| ServeError::set_up("the HTTP client", error))?;
-        Ok(Self { client })
+        let client = builder(connection)?.build()?;
+        Ok(Self { client, connection: Arc::new(connection.clone()), max_request_bytes })
     }
 
     /// A client that connects to `host` at this address only. The server still sees the name, and has to prove it.
@@ -50,8 +58,8 @@ impl HttpClient {
     /// TLS cannot be set up.
     pub fn pinned(&self, host: &str, address: IpAddr) -> Result<Self, reqwest::Error> {
         // The port is that of each URL.
-        let client = builder().resolve(host, SocketAddr::new(address, 0)).build()?;
-        Ok(Self { client })
+        let client = builder(&self.connection)?.resolve(host, SocketAddr::new(address, 0)).build()?;
+        Ok(Self { client, ..self.clone() })
     }
 
     /// Whether a server answers a GET in time, with any status below 500. Its body is not read.
@@ -77,7 +85,13 @@ impl HttpClient {
             headers.insert(AUTHORIZATION, value);
         }
         propagation::inject(&Span::current(), &mut headers);
-        let request = self.client.post(url).headers(headers).json(body);
+        let body = serde_json::to_vec(body).map_err(|error| UpstreamError::Unsupported(error.to_string()))?;
+        let limit = self.max_request_bytes;
+        if body.len() > limit {
+            return Err(UpstreamError::Unsupported(format!("a request over {limit} bytes")));
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let request = self.client.post(url).headers(headers).body(body);
         let response = request.send().await.map_err(|error| UpstreamError::of_client(&error))?;
         if !response.status().is_success() {
             return Err(refusal(response).await);
@@ -93,8 +107,8 @@ impl HttpClient {
     }
 }
 
-fn builder() -> ClientBuilder {
-    Client::builder()
+fn builder(connection: &Connection) -> Result<ClientBuilder, reqwest::Error> {
+    let mut builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .pool_max_idle_per_host(POOL_MAX_IDLE_PER_HOST)
@@ -102,7 +116,23 @@ fn builder() -> ClientBuilder {
         // Upstreams are named in the configuration: a proxy or a redirect would send prompts elsewhere.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("ai-platform/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!("ai-platform/", env!("CARGO_PKG_VERSION")));
+    builder = match (&connection.roots, connection.tls) {
+        (Some(roots), _) => builder.tls_certs_only(Certificate::from_pem_bundle(roots)?),
+        // Without https no certificates are needed: they cost time, and an empty system has none.
+        (None, false) => builder.tls_certs_only([]),
+        (None, true) => builder,
+    };
+    if let Some(Identity(pem)) = &connection.identity {
+        builder = builder.identity(reqwest::Identity::from_pem(pem.expose().as_bytes())?);
+    }
+    builder = match connection.http {
+        HttpVersion::Auto => builder,
+        HttpVersion::Http1 => builder.http1_only(),
+        HttpVersion::Http2 => builder.http2_prior_knowledge(),
+    };
+    let (interval, timeout) = KEEP_ALIVE;
+    Ok(builder.http2_keep_alive_interval(interval).http2_keep_alive_timeout(timeout))
 }
 
 /// Reads a whole body of at most [`MAX_ANSWER_BYTES`].
@@ -179,6 +209,11 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// Takes one request, answers with this status, and says what it was asked.
+    fn plain() -> HttpClient {
+        let connection = Connection { tls: false, roots: None, identity: None, http: HttpVersion::Auto };
+        HttpClient::new(&connection, 1024).unwrap()
+    }
+
     async fn answer_once(listener: &TcpListener, status: &str) -> String {
         let (mut connection, _) = listener.accept().await.unwrap();
         let mut request = vec![0; 4096];
@@ -190,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pinned_client_goes_to_its_address_and_names_the_host() {
-        let client = HttpClient::new().unwrap();
+        let client = plain();
         let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let pinned = client.pinned("models.test", "127.0.0.2".parse().unwrap()).unwrap();
@@ -205,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_is_there_when_it_answers_anything_but_its_own_failure() {
-        let client = HttpClient::new().unwrap();
+        let client = plain();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/health", listener.local_addr().unwrap());
         for (status, there) in [("200 OK", true), ("404 Not Found", true), ("503 Service Unavailable", false)]

@@ -15,7 +15,7 @@ use super::span::AttemptSpan;
 use super::stream::UpstreamStream;
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 use crate::chat::Chat;
-use crate::settings::{ModelTier, Timeouts};
+use crate::settings::{Accepts, ModelTier, Timeouts};
 pub(super) use decoder::OllamaDecoder;
 
 const PROVIDER: &str = "ollama";
@@ -27,6 +27,7 @@ pub struct OllamaBackend {
     url: String,
     authority: String,
     model: String,
+    accepts: Accepts,
     timeouts: Timeouts,
     prefix: Prefix,
 }
@@ -39,6 +40,7 @@ impl OllamaBackend {
             url: endpoint.at("/api/chat"),
             authority: endpoint.authority(),
             model: tier.model.clone(),
+            accepts: tier.accepts,
             timeouts: tier.timeouts,
             prefix: Prefix::new(tier.prefix),
         }
@@ -59,6 +61,7 @@ impl OllamaBackend {
     }
 
     async fn ask(&self, chat: &Chat) -> Result<Answer, UpstreamError> {
+        self.accepts.check(chat)?;
         let body = request::body(chat, &self.model, false)?;
         let response = self.client.post(&self.url, &body, None, "application/json").await?;
         let body = whole(response).await?;
@@ -85,6 +88,7 @@ impl OllamaBackend {
     pub async fn open(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
         let attempt = self.attempt(true, deadline);
         let request = async {
+            self.accepts.check(chat)?;
             let body = request::body(chat, &self.model, true)?;
             self.client.post(&self.url, &body, None, "application/x-ndjson").await
         };

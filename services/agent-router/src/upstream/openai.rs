@@ -15,7 +15,7 @@ use super::stream::UpstreamStream;
 use super::{UpstreamError, http_client};
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 use crate::chat::Chat;
-use crate::settings::{ModelTier, Timeouts};
+use crate::settings::{Accepts, ModelTier, Timeouts};
 pub(super) use decoder::OpenAiDecoder;
 
 const PROVIDER: &str = "modular.max";
@@ -28,6 +28,7 @@ pub struct OpenAiBackend {
     authority: String,
     model: String,
     api_key: Option<Secret>,
+    accepts: Accepts,
     timeouts: Timeouts,
     prefix: Prefix,
 }
@@ -41,6 +42,7 @@ impl OpenAiBackend {
             authority: endpoint.authority(),
             model: tier.model.clone(),
             api_key: tier.api_key.clone(),
+            accepts: tier.accepts,
             timeouts: tier.timeouts,
             prefix: Prefix::new(tier.prefix),
         }
@@ -61,6 +63,7 @@ impl OpenAiBackend {
     }
 
     async fn ask(&self, chat: &Chat) -> Result<Answer, UpstreamError> {
+        self.accepts.check(chat)?;
         let body = request::body(chat, &self.model, false);
         let response = self.client.post(&self.url, &body, self.api_key.as_ref(), "application/json").await?;
         let body = whole(response).await?;
@@ -73,6 +76,7 @@ impl OpenAiBackend {
     pub async fn open(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
         let attempt = self.attempt(true, deadline);
         let request = async {
+            self.accepts.check(chat)?;
             let mut body = request::body(chat, &self.model, true);
             if let (true, Some(body)) = (chat.goes_on(), body.as_object_mut()) {
                 self.prefix.add_to(body);

@@ -140,7 +140,18 @@ impl From<Problem> for ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn from_figment(error: &figment::Error, figment: &Figment) -> Self {
+    /// What is wrong, each with its key, value and rule. For a file that cannot be read, the key is the file.
+    pub fn problems(&self) -> Vec<Problem> {
+        match self {
+            Self::Invalid(problems) => problems.clone(),
+            Self::File { path, reason } => vec![Problem::new(path.display().to_string(), "", reason)],
+            Self::Defaults(reason) => vec![Problem::new("defaults", "", reason)],
+        }
+    }
+}
+
+impl Problem {
+    pub(super) fn of_figment(error: &figment::Error, figment: &Figment) -> Self {
         let mut key = error.path.join(".");
         let problem = match &error.kind {
             Kind::UnknownField(name, known) => {
@@ -150,7 +161,7 @@ impl ConfigError {
                 }
                 let mut problem = Problem::unknown_key(&key, name, known);
                 problem.source = print::source(figment, &problem.key);
-                return problem.into();
+                return problem;
             }
             Kind::MissingField(name) => {
                 key = if key.is_empty() { name.to_string() } else { format!("{key}.{name}") };
@@ -180,6 +191,6 @@ impl ConfigError {
             problem.value = print::raw(figment, &problem.key);
         }
         problem.source = print::source(figment, &problem.key);
-        problem.into()
+        problem
     }
 }

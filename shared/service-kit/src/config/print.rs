@@ -1,5 +1,6 @@
 //! Shows a configuration with the source of each value.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use figment::Figment;
@@ -15,6 +16,30 @@ pub(super) fn to_text<T: Serialize>(config: &T, figment: &Figment) -> String {
             writeln!(text, "{key} = {value}   # {}", source(figment, key));
     });
     text
+}
+
+/// The keys whose values differ between two configurations: those that are shown differently, and secrets that were given
+/// differently.
+pub(super) fn differences<T: Serialize>(one: (&T, &Figment), other: (&T, &Figment)) -> BTreeSet<String> {
+    let shown = |config: &T| {
+        let mut shown = BTreeMap::new();
+        leaves("", &serde_json::to_value(config).unwrap_or_default(), &mut |key, value| {
+            shown.insert(key.to_owned(), value.to_owned());
+        });
+        shown
+    };
+    let (before, after) = (shown(one.0), shown(other.0));
+    let given = |figment: &Figment, key: &str| {
+        let found = figment.find_value(key).ok();
+        found.and_then(|value| serde_json::to_value(value).ok())
+    };
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let differs = |key: &&&String| {
+        let (before, after) = (before.get(**key), after.get(**key));
+        let secret = after.is_some_and(|value| value.contains("redacted"));
+        before != after || secret && given(one.1, key) != given(other.1, key)
+    };
+    keys.iter().filter(differs).map(|key| (*key).clone()).collect()
 }
 
 /// Where the value of a key came from. What was not given itself came with what it is part of.

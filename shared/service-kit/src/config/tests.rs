@@ -174,3 +174,31 @@ fn a_file_that_is_not_yaml_is_refused_with_its_name() {
     let error = refusal("gateway: [", &[]);
     assert!(error.starts_with("configuration file FILE: "), "{error}");
 }
+
+#[test]
+fn all_values_of_wrong_types_are_told_in_one_run() {
+    let file =
+        "gateway: {timeout: soon, timout: 1s, listen: here, routers: [localhost, alsohost], enabled: 7}";
+    let refusal = refusal(file, &[("AIP__GATEWAY__REDIS_URL", "hunter2")]);
+    let mut lines: Vec<&str> = refusal.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "gateway.enabled = 7 (file FILE): must be a boolean, not unsigned int `7`",
+            "gateway.listen = here (file FILE): must be an IP address and a port, such as 127.0.0.1:50051 or [::]:50051",
+            "gateway.redis_url (environment AIP__GATEWAY__REDIS_URL): must be a URL",
+            "gateway.routers.0 = localhost (file FILE): must be a URL such as http://host:8000",
+            "gateway.timeout = soon (file FILE): must be a time such as 5s or 250ms, or a number of seconds",
+            "gateway.timout (file FILE): unknown key; did you mean `timeout`?",
+        ]
+    );
+}
+
+#[test]
+fn a_key_that_is_given_twice_is_refused() {
+    for file in ["gateway: {enabled: true, enabled: false}", "gateway: {}\ngateway: {}"] {
+        let error = refusal(file, &[]);
+        assert!(error.contains("duplicate entry"), "{error}");
+    }
+}

@@ -117,6 +117,14 @@ impl Endpoint {
         format!("{self}{path}")
     }
 
+    /// The same server without `suffix` at the end of the path. `None` when the path does not end so.
+    pub fn without_suffix(&self, suffix: &str) -> Option<Self> {
+        let path = self.0.path().trim_end_matches('/').strip_suffix(suffix)?;
+        let mut url = self.0.clone();
+        url.set_path(path);
+        Some(Self(url))
+    }
+
     /// Host and port.
     pub fn authority(&self) -> String {
         match (self.0.host_str(), self.0.port_or_known_default()) {
@@ -193,6 +201,19 @@ impl Secret {
     }
 }
 
+impl PartialEq for Secret {
+    /// For telling a new configuration from the old one. It is not constant in time: do not compare what comes from outside.
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("[redacted]")
@@ -259,27 +280,6 @@ impl FromStr for SecretUrl {
 
 from_str_value!(SecretUrl);
 
-/// Reads a number that may be left out, or a text of one: a variable of the environment for a key without a default has no
-/// type to be read by.
-pub fn optional_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr + Deserialize<'de>,
-    T::Err: fmt::Display,
-{
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "must be a number in the range of this setting")]
-    enum NumberOrText<T> {
-        Number(T),
-        Text(String),
-    }
-    match Option::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(NumberOrText::Number(number)) => Ok(Some(number)),
-        Some(NumberOrText::Text(text)) => text.trim().parse().map(Some).map_err(D::Error::custom),
-    }
-}
-
 /// Reads a list, or a text of values with commas between them.
 pub fn comma_separated<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
@@ -323,4 +323,51 @@ where
     }
 
     deserializer.deserialize_any(ListVisitor(std::marker::PhantomData))
+}
+
+/// A type that is written as a value in a file and as text in an environment variable.
+pub trait FromText: FromStr {
+    /// What the text must be.
+    const RULE: &'static str;
+}
+
+impl FromText for bool {
+    const RULE: &'static str = "must be true or false";
+}
+
+impl FromText for usize {
+    const RULE: &'static str = "must be a whole number of at least 0";
+}
+
+impl FromText for u64 {
+    const RULE: &'static str = "must be a whole number of at least 0";
+}
+
+impl FromText for u32 {
+    const RULE: &'static str = "must be a whole number from 0 to 4294967295";
+}
+
+impl FromText for f64 {
+    const RULE: &'static str = "must be a number";
+}
+
+/// Reads a setting that is unset by default. What such a setting is cannot be told from its default, so that it comes as
+/// text where it comes from the environment.
+pub fn value_or_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromText + Deserialize<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given<T> {
+        Value(T),
+        Text(String),
+    }
+    match Option::<Given<T>>::deserialize(deserializer) {
+        Ok(Some(Given::Value(value))) => Ok(Some(value)),
+        Ok(Some(Given::Text(text))) => text.trim().parse().map(Some).map_err(|_| D::Error::custom(T::RULE)),
+        Ok(None) => Ok(None),
+        Err(_other) => Err(D::Error::custom(T::RULE)),
+    }
 }

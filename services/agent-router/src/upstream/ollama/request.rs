@@ -1,8 +1,10 @@
 //! A chat as the body of `POST /api/chat`.
 
+use std::collections::HashMap;
+
 use aiplatform_proto::inference::v1::{
-    ContentPart, Message, ResponseFormat, Role, Sampling, ToolChoiceMode, content_part, response_format,
-    tool_choice,
+    ContentPart, Message, ResponseFormat, Role, Sampling, ToolCall, ToolChoiceMode, content_part,
+    response_format, tool_choice,
 };
 use aiplatform_proto::json::to_json_object;
 use serde_json::{Map, Value, json};
@@ -16,7 +18,7 @@ pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Result<Value, U
     let request = chat.request();
     let mut body = Map::new();
     body.insert("model".into(), model.into());
-    body.insert("messages".into(), chat.messages().map(message).collect::<Result<_, _>>()?);
+    body.insert("messages".into(), messages(chat)?);
     body.insert("stream".into(), streaming.into());
     if let Some(options) = request.sampling.as_ref().map(options).filter(|options| !options.is_empty()) {
         body.insert("options".into(), options.into());
@@ -33,7 +35,10 @@ pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Result<Value, U
     };
     if wants_tools && !request.tools.is_empty() {
         let tools = request.tools.iter().map(|tool| {
-            let parameters = tool.parameters.as_ref().map(to_json_object);
+            // A function without parameters takes an empty object: the field must be there, and null is none.
+            let empty = || json!({ "type": "object", "properties": {} });
+            let parameters =
+                tool.parameters.as_ref().map_or_else(empty, |given| to_json_object(given).into());
             let function =
                 json!({ "name": tool.name, "description": tool.description, "parameters": parameters });
             json!({ "type": "function", "function": function })
@@ -50,7 +55,17 @@ fn unsupported(what: &str) -> UpstreamError {
     UpstreamError::Unsupported(what.to_owned())
 }
 
-fn message(message: &Message) -> Result<Value, UpstreamError> {
+fn messages(chat: &Chat) -> Result<Value, UpstreamError> {
+    // Ollama names the function of a result, not the call.
+    let calls: HashMap<&str, &str> = chat
+        .messages()
+        .flat_map(|message| &message.tool_calls)
+        .map(|call| (call.id.as_str(), call.name.as_str()))
+        .collect();
+    chat.messages().map(|one| message(one, calls.get(one.tool_call_id.as_str()).copied())).collect()
+}
+
+fn message(message: &Message, answers: Option<&str>) -> Result<Value, UpstreamError> {
     let mut json = Map::new();
     let role = match message.role() {
         Role::System => "system",
@@ -65,15 +80,21 @@ fn message(message: &Message) -> Result<Value, UpstreamError> {
         json.insert("images".into(), images.into());
     }
     if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.iter().map(|call| {
-            // Ollama wants an object; a model's malformed arguments are given as the text they are.
-            let arguments: Value =
-                serde_json::from_str(&call.arguments).unwrap_or_else(|_| call.arguments.as_str().into());
-            json!({ "function": { "name": call.name, "arguments": arguments } })
-        });
-        json.insert("tool_calls".into(), calls.collect());
+        let calls = message.tool_calls.iter().map(tool_call).collect::<Result<_, _>>()?;
+        json.insert("tool_calls".into(), calls);
+    }
+    if let Some(function) = answers.filter(|_| message.role() == Role::Tool) {
+        json.insert("tool_name".into(), function.into());
     }
     Ok(json.into())
+}
+
+/// Ollama takes arguments as an object and nothing else.
+fn tool_call(call: &ToolCall) -> Result<Value, UpstreamError> {
+    let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+    let arguments: Map<String, Value> =
+        serde_json::from_str(text).map_err(|_| unsupported("tool call arguments that are no JSON object"))?;
+    Ok(json!({ "function": { "name": call.name, "arguments": arguments } }))
 }
 
 /// Ollama takes pictures as bare base64 and fetches none.
@@ -110,7 +131,9 @@ fn options(sampling: &Sampling) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::chat::tests::{chat, user};
-    use aiplatform_proto::inference::v1::{ToolCall, ToolChoice};
+    use aiplatform_proto::inference::v1::{
+        ChatRequest, JsonObjectFormat, JsonSchemaFormat, Tool, ToolChoice,
+    };
 
     #[test]
     fn a_chat_is_written_in_ollamas_words() {
@@ -137,6 +160,91 @@ mod tests {
         assert_eq!(body(&chat, "m", true).unwrap(), expected);
     }
 
+    /// What a chat that is changed so adds to the body of a plain question, or changes in it.
+    fn adds(change: impl FnOnce(&mut ChatRequest)) -> Value {
+        let plain = body(&chat(None, |_| {}), "m", false).unwrap();
+        let changed = body(&chat(None, change), "m", false).unwrap();
+        let (Value::Object(plain), Value::Object(changed)) = (plain, changed) else { panic!() };
+        changed.into_iter().filter(|(name, value)| plain.get(name) != Some(value)).collect()
+    }
+
+    #[test]
+    fn each_field_has_its_place_in_the_protocol() {
+        let sampling = |sampling: Sampling| adds(|request| request.sampling = Some(sampling));
+        let format =
+            |format| adds(|request| request.response_format = Some(ResponseFormat { format: Some(format) }));
+        let tool = |mode: ToolChoiceMode| {
+            adds(|request| {
+                request.tools = vec![Tool { name: "f".into(), description: "d".into(), parameters: None }];
+                let choice = Some(tool_choice::Choice::Mode(mode.into()));
+                request.tool_choice = Some(ToolChoice { choice });
+            })
+        };
+        let function =
+            json!({"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}});
+        let tools = json!({"tools": [{"type": "function", "function": function}]});
+        let cases = [
+            (sampling(Sampling::default()), json!({})),
+            (
+                sampling(Sampling { temperature: Some(0.0), ..Sampling::default() }),
+                json!({"options": {"temperature": 0.0}}),
+            ),
+            (
+                sampling(Sampling { top_p: Some(0.5), ..Sampling::default() }),
+                json!({"options": {"top_p": 0.5}}),
+            ),
+            (sampling(Sampling { top_k: Some(4), ..Sampling::default() }), json!({"options": {"top_k": 4}})),
+            (
+                sampling(Sampling { max_tokens: Some(9), ..Sampling::default() }),
+                json!({"options": {"num_predict": 9}}),
+            ),
+            (
+                sampling(Sampling {
+                    presence_penalty: Some(1.0),
+                    frequency_penalty: Some(0.5),
+                    ..Sampling::default()
+                }),
+                json!({"options": {"presence_penalty": 1.0, "frequency_penalty": 0.5}}),
+            ),
+            (
+                sampling(Sampling { stop: vec!["a".into()], ..Sampling::default() }),
+                json!({"options": {"stop": ["a"]}}),
+            ),
+            (tool(ToolChoiceMode::Auto), tools),
+            (tool(ToolChoiceMode::None), json!({})),
+            (
+                format(response_format::Format::JsonObject(JsonObjectFormat::default())),
+                json!({"format": "json"}),
+            ),
+            (
+                format(response_format::Format::JsonSchema(JsonSchemaFormat {
+                    name: "s".into(),
+                    schema: Some(prost_types::Struct::default()),
+                    strict: true,
+                })),
+                json!({"format": {}}),
+            ),
+            (adds(|request| request.extra_body = Some(prost_types::Struct::default())), json!({})),
+        ];
+        for (sent, expected) in cases {
+            assert_eq!(sent, expected);
+        }
+    }
+
+    #[test]
+    fn the_result_of_a_tool_names_its_function() {
+        let chat = chat(None, |request| {
+            let call = ToolCall { id: "call_0".into(), name: "f".into(), arguments: String::new() };
+            let assistant =
+                Message { role: Role::Assistant.into(), tool_calls: vec![call], ..Message::default() };
+            let result = Message { role: Role::Tool.into(), tool_call_id: "call_0".into(), ..user("42") };
+            request.messages.extend([assistant, result]);
+        });
+        let messages = &body(&chat, "m", false).unwrap()["messages"];
+        assert_eq!(messages[1]["tool_calls"], json!([{"function": {"name": "f", "arguments": {}}}]));
+        assert_eq!(messages[2], json!({"role": "tool", "content": "42", "tool_name": "f"}));
+    }
+
     #[test]
     fn what_ollama_cannot_do_is_said() {
         let forced = chat(None, |request| {
@@ -149,5 +257,12 @@ mod tests {
             request.messages[0].content.push(ContentPart { part: Some(picture) });
         });
         assert_eq!(body(&remote, "m", false).unwrap_err(), unsupported("a picture by its address"));
+        let malformed = chat(None, |request| {
+            let call = ToolCall { arguments: "[1]".into(), ..ToolCall::default() };
+            let assistant = Message { tool_calls: vec![call], ..Message::default() };
+            request.messages.insert(0, Message { role: Role::Assistant.into(), ..assistant });
+        });
+        let expected = unsupported("tool call arguments that are no JSON object");
+        assert_eq!(body(&malformed, "m", false).unwrap_err(), expected);
     }
 }

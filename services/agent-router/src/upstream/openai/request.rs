@@ -25,9 +25,10 @@ pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Value {
     }
     if !request.tools.is_empty() {
         body.insert("tools".into(), request.tools.iter().map(tool).collect());
-    }
-    if let Some(choice) = request.tool_choice.as_ref().and_then(tool_choice) {
-        body.insert("tool_choice".into(), choice);
+        // Without tools there is nothing to choose, and servers refuse the field.
+        if let Some(choice) = request.tool_choice.as_ref().and_then(tool_choice) {
+            body.insert("tool_choice".into(), choice);
+        }
     }
     if let Some(format) = request.response_format.as_ref().and_then(response_format) {
         body.insert("response_format".into(), format);
@@ -144,7 +145,7 @@ fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
 mod tests {
     use super::*;
     use crate::chat::tests::{chat, user};
-    use aiplatform_proto::inference::v1::JsonObjectFormat;
+    use aiplatform_proto::inference::v1::{ChatRequest, JsonObjectFormat, JsonSchemaFormat};
 
     #[test]
     fn a_plain_question_sends_nothing_that_was_not_asked_for() {
@@ -153,6 +154,108 @@ mod tests {
             "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
         });
         assert_eq!(body(&chat(Some("be brief"), |_| {}), "m", false), expected);
+    }
+
+    /// What a chat that is changed so adds to the body of a plain question, or changes in it.
+    fn adds(change: impl FnOnce(&mut ChatRequest)) -> Value {
+        let plain = body(&chat(None, |_| {}), "m", false);
+        let changed = body(&chat(None, change), "m", false);
+        let (Value::Object(plain), Value::Object(changed)) = (plain, changed) else { panic!() };
+        changed.into_iter().filter(|(name, value)| plain.get(name) != Some(value)).collect()
+    }
+
+    fn choose(request: &mut ChatRequest, choice: tool_choice::Choice) {
+        request.tools = vec![Tool { name: "f".into(), description: "d".into(), parameters: None }];
+        request.tool_choice = Some(ToolChoice { choice: Some(choice) });
+    }
+
+    #[test]
+    fn each_field_has_its_place_in_the_protocol() {
+        let tools = json!([{"type": "function", "function": {"name": "f", "description": "d"}}]);
+        let mode =
+            |mode: ToolChoiceMode| adds(|request| choose(request, tool_choice::Choice::Mode(mode.into())));
+        let sampling = |sampling: Sampling| adds(|request| request.sampling = Some(sampling));
+        let format =
+            |format| adds(|request| request.response_format = Some(ResponseFormat { format: Some(format) }));
+        let cases = [
+            (sampling(Sampling::default()), json!({})),
+            (
+                sampling(Sampling { temperature: Some(0.0), ..Sampling::default() }),
+                json!({"temperature": 0.0}),
+            ),
+            (sampling(Sampling { top_p: Some(0.5), ..Sampling::default() }), json!({"top_p": 0.5})),
+            (sampling(Sampling { top_k: Some(4), ..Sampling::default() }), json!({"top_k": 4})),
+            (sampling(Sampling { max_tokens: Some(9), ..Sampling::default() }), json!({"max_tokens": 9})),
+            (sampling(Sampling { seed: Some(-7), ..Sampling::default() }), json!({"seed": -7})),
+            (
+                sampling(Sampling { presence_penalty: Some(-1.0), ..Sampling::default() }),
+                json!({"presence_penalty": -1.0}),
+            ),
+            (
+                sampling(Sampling { frequency_penalty: Some(1.0), ..Sampling::default() }),
+                json!({"frequency_penalty": 1.0}),
+            ),
+            (
+                sampling(Sampling { stop: vec!["a".into(), "b".into()], ..Sampling::default() }),
+                json!({"stop": ["a", "b"]}),
+            ),
+            (mode(ToolChoiceMode::Unspecified), json!({"tools": tools})),
+            (mode(ToolChoiceMode::Auto), json!({"tools": tools, "tool_choice": "auto"})),
+            (mode(ToolChoiceMode::None), json!({"tools": tools, "tool_choice": "none"})),
+            (mode(ToolChoiceMode::Required), json!({"tools": tools, "tool_choice": "required"})),
+            (
+                adds(|request| {
+                    let auto = tool_choice::Choice::Mode(ToolChoiceMode::Auto.into());
+                    request.tool_choice = Some(ToolChoice { choice: Some(auto) });
+                }),
+                json!({}),
+            ),
+            (
+                format(response_format::Format::JsonObject(JsonObjectFormat::default())),
+                json!({"response_format": {"type": "json_object"}}),
+            ),
+            (
+                format(response_format::Format::JsonSchema(JsonSchemaFormat {
+                    name: "s".into(),
+                    schema: Some(prost_types::Struct::default()),
+                    strict: true,
+                })),
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "strict": true}}}),
+            ),
+            (
+                adds(|request| {
+                    let number = prost_types::value::Kind::NumberValue(3.0);
+                    let value = prost_types::Value { kind: Some(number) };
+                    let fields = [("top_logprobs".to_owned(), value)].into();
+                    request.extra_body = Some(prost_types::Struct { fields });
+                }),
+                json!({"top_logprobs": 3}),
+            ),
+        ];
+        for (sent, expected) in cases {
+            assert_eq!(sent, expected);
+        }
+    }
+
+    #[test]
+    fn parts_are_sent_as_parts_and_what_a_model_thought_is_kept_back() {
+        let chat = chat(None, |request| {
+            let part = |part| ContentPart { part: Some(part) };
+            let mut asks = user("what is this?");
+            asks.content.push(part(content_part::Part::ImageUrl("https://example.com/a.png".into())));
+            asks.name = "ann".into();
+            let thought = Message { reasoning: "hm".into(), role: Role::Assistant.into(), ..user("a cat") };
+            request.messages = vec![asks, thought, user("sure?")];
+        });
+        let expected = json!([
+            {"role": "user", "name": "ann", "content": [
+                {"type": "text", "text": "what is this?"},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            ]},
+            {"role": "assistant", "content": "a cat"},
+            {"role": "user", "content": "sure?"},
+        ]);
+        assert_eq!(body(&chat, "m", false)["messages"], expected);
     }
 
     #[test]

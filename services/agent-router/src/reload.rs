@@ -1,0 +1,72 @@
+//! Takes a new configuration over while requests are answered.
+//!
+//! | section | taken over |
+//! |---|---|
+//! | `agents`, `tiers`, `fallback_chain` | new agents take the place of the old ones; requests in flight keep those that they began with |
+//! | `circuit_breaker` | breakers get their new settings, and keep their state as far as these allow |
+//! | the others | by a restart |
+//!
+//! The new agents are complete before anything that is in use is touched, so that a configuration that fails half-way has
+//! changed nothing. Between the two swaps, of the agents and of their breakers' settings, a few requests may meet new agents
+//! with breakers of the old settings; each of the two is valid.
+
+use std::error::Error as _;
+use std::sync::Arc;
+
+use resilience::CircuitBreakerRegistry;
+use service_kit::config::Problems;
+use service_kit::config::reload::Reload;
+use tracing::info;
+
+use crate::agents::{Agents, CurrentAgents};
+use crate::cache::AnswerCache;
+use crate::config::Config;
+use crate::metrics::ChainMetrics;
+use crate::settings::Settings;
+
+/// The parts of a running router that a new configuration reaches.
+#[derive(Debug)]
+pub(crate) struct RouterReload {
+    /// What the router was started with: what needs a restart stays as it is here.
+    pub(crate) started: Config,
+    pub(crate) agents: CurrentAgents,
+    pub(crate) cache: Option<Arc<AnswerCache>>,
+    pub(crate) breakers: Arc<CircuitBreakerRegistry>,
+    pub(crate) metrics: ChainMetrics,
+}
+
+impl Reload<Config> for RouterReload {
+    fn live_sections(&self) -> &'static [&'static str] {
+        &["agents", "circuit_breaker", "fallback_chain", "tiers"]
+    }
+
+    fn take_over(&self, config: &Config) -> Result<(), Problems> {
+        let Config { circuit_breaker, fallback_chain, tiers, agents, .. } = config.clone();
+        let config = Config { circuit_breaker, fallback_chain, tiers, agents, ..self.started.clone() };
+        let mut problems = Problems::default();
+        let Some(settings) = Settings::of(&config, &mut problems) else {
+            return Err(problems);
+        };
+        let previous = self.agents.get();
+        let built = Agents::build(&settings, self.cache.as_ref(), &self.breakers, Some(&previous));
+        let agents = built.map_err(|error| {
+            // Breakers may have been made for backends that will not be.
+            previous.forget_others(&self.breakers);
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            let mut problems = Problems::default();
+            problems.add("tiers", "", format!("{error}{cause}"));
+            problems
+        })?;
+        self.metrics.expect(&agents);
+        let agents = self.agents.replace(agents);
+        agents.settle(&settings, &self.breakers);
+        let removed = agents.forget_others(&self.breakers);
+        if removed > 0 {
+            info!(removed, "circuit breakers of backends that are gone were removed");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

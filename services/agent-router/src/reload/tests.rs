@@ -1,0 +1,128 @@
+use resilience::{State, SystemClock};
+use service_kit::config::Seconds;
+use service_kit::metrics::Registry;
+
+use super::*;
+use crate::config::{AgentConfig, SamplingConfig};
+
+struct Running {
+    reload: RouterReload,
+    config: Config,
+}
+
+impl Running {
+    fn new() -> Self {
+        let config = Config::default();
+        let settings = Settings::of(&config, &mut Problems::default()).unwrap();
+        let breakers = Arc::new(CircuitBreakerRegistry::new(Arc::new(SystemClock::new())));
+        let agents = Agents::build(&settings, None, &breakers, None).unwrap();
+        let reload = RouterReload {
+            started: config.clone(),
+            agents: CurrentAgents::new(agents),
+            cache: None,
+            breakers,
+            metrics: ChainMetrics::register(&mut Registry::default()),
+        };
+        Self { reload, config }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Problems> {
+        change(&mut self.config);
+        self.reload.take_over(&self.config)
+    }
+
+    fn agent(&self, name: &str) -> Option<Arc<crate::agents::Agent>> {
+        self.reload.agents.get().find(name)
+    }
+
+    fn breakers(&self) -> Vec<String> {
+        self.reload.breakers.all().iter().map(|breaker| breaker.name().to_owned()).collect()
+    }
+}
+
+fn agent(name: &str, tiers: &[&str]) -> AgentConfig {
+    AgentConfig {
+        name: name.to_owned(),
+        system_prompt: None,
+        sampling: SamplingConfig::default(),
+        degraded_text: None,
+        retry_after_max_wait: Seconds::new(2),
+        mid_stream: crate::config::MidStream::Error,
+        tiers: tiers.iter().map(|tier| (*tier).to_owned()).collect(),
+        cache: crate::config::AgentCacheConfig::default(),
+    }
+}
+
+const MAX: &str = "max:8000/meta-llama/Llama-3.1-8B-Instruct";
+const OLLAMA: &str = "ollama:11434/llama3.1:8b";
+
+#[tokio::test]
+async fn what_stays_the_same_is_carried_over_with_its_statistics() {
+    let mut running = Running::new();
+    let before = running.agent("assistant").unwrap();
+    running.change(|config| config.agents.push(agent("new", &["ollama"]))).unwrap();
+    assert!(Arc::ptr_eq(&before, &running.agent("assistant").unwrap()));
+    let new = running.agent("new").unwrap();
+    assert!(Arc::ptr_eq(&new.chain.tiers()[0], &before.chain.tiers()[1]), "the tier is shared");
+
+    running.change(|config| config.agents[0].system_prompt = Some("be brief".into())).unwrap();
+    let changed = running.agent("assistant").unwrap();
+    assert!(!Arc::ptr_eq(&before, &changed) && changed.since > before.since);
+    assert!(Arc::ptr_eq(&before.chain.tiers()[0], &changed.chain.tiers()[0]), "its tiers are as they were");
+
+    let change = |config: &mut Config| config.tiers.get_mut("max").unwrap().timeout = Some(Seconds::new(7));
+    running.change(change).unwrap();
+    let slower = running.agent("assistant").unwrap();
+    assert_eq!(slower.chain.tiers()[0].timeout, Some(std::time::Duration::from_secs(7)));
+    assert!(Arc::ptr_eq(&slower.chain.tiers()[1], &changed.chain.tiers()[1]));
+    assert!(Arc::ptr_eq(&new, &running.agent("new").unwrap()), "it has nothing to do with that tier");
+}
+
+#[tokio::test]
+async fn breakers_keep_their_state_take_new_settings_and_go_with_their_backends() {
+    let mut running = Running::new();
+    assert_eq!(running.breakers(), [MAX, OLLAMA]);
+    let breaker = running.reload.breakers.get(MAX).unwrap();
+    breaker.open("a test", "to see it stay");
+    running.change(|config| config.circuit_breaker.failure_threshold = 7).unwrap();
+    let same = running.reload.breakers.get(MAX).unwrap();
+    assert_eq!((same.state(), same.config().failure_threshold()), (State::Open, 7));
+    assert_eq!(breaker.config().failure_threshold(), 7, "it is the same breaker");
+
+    let other = "http://other:1".parse::<service_kit::config::Endpoint>().unwrap();
+    running.change(|config| config.tiers.get_mut("ollama").unwrap().endpoints = vec![other]).unwrap();
+    assert_eq!(running.breakers(), [MAX, "other:1/llama3.1:8b"]);
+    running.change(|config| config.fallback_chain.enabled = false).unwrap();
+    assert_eq!(running.breakers(), [MAX]);
+    assert_eq!(running.reload.breakers.get(MAX).unwrap().state(), State::Open);
+}
+
+#[tokio::test]
+async fn what_is_not_valid_changes_nothing() {
+    let mut running = Running::new();
+    let before = running.reload.agents.get();
+    let refused = running.change(|config| config.agents[0].tiers = vec!["maxx".into()]).unwrap_err();
+    assert_eq!(refused.found()[0].to_string(), "agents.0.tiers = maxx: must be a tier under `tiers`");
+    assert!(Arc::ptr_eq(&before, &running.reload.agents.get()));
+    assert_eq!(running.breakers(), [MAX, OLLAMA]);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_stays_as_it_was() {
+    let mut running = Running::new();
+    running.change(|config| config.cache.enabled = false).unwrap();
+    let agent = running.agent("assistant").unwrap();
+    let tiers: Vec<&str> = agent.chain.tiers().iter().map(|tier| &*tier.name).collect();
+    assert_eq!(tiers, ["max", "ollama", "cache", "degraded"]);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_gone_lives_on_where_it_is_in_use() {
+    let mut running = Running::new();
+    running.change(|config| config.agents.push(agent("second", &["max", "degraded"]))).unwrap();
+    let in_use = running.agent("second").unwrap();
+    running.change(|config| drop(config.agents.pop())).unwrap();
+    assert!(running.agent("second").is_none());
+    assert_eq!(in_use.chain.tiers().len(), 2);
+    assert_eq!(running.breakers(), [MAX, OLLAMA]);
+}

@@ -1,0 +1,163 @@
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+
+use super::*;
+use crate::inference::v1::{JsonSchemaFormat, StreamChatRequest, ToolCall};
+
+fn text(role: Role, text: &str) -> Message {
+    let part = content_part::Part::Text(text.into());
+    Message { role: role.into(), content: vec![ContentPart { part: Some(part) }], ..Message::default() }
+}
+
+fn chat(messages: Vec<Message>) -> ChatRequest {
+    ChatRequest { messages, ..ChatRequest::default() }
+}
+
+fn fields(chat: &ChatRequest) -> Vec<String> {
+    violations(chat).into_iter().map(|violation| violation.field).collect()
+}
+
+#[test]
+fn a_plain_question_breaks_no_rule() {
+    assert_eq!(violations(&chat(vec![text(Role::System, "be brief"), text(Role::User, "hi")])), []);
+}
+
+#[test]
+fn every_broken_rule_is_named_with_its_field() {
+    let no_part = Message { content: vec![ContentPart { part: None }], ..text(Role::User, "x") };
+    let picture = ContentPart { part: Some(content_part::Part::ImageUrl("ftp://x".into())) };
+    let cases = [
+        (chat(vec![]), "messages"),
+        (chat(vec![text(Role::User, "x"); 129]), "messages"),
+        (chat(vec![text(Role::Unspecified, "x")]), "messages[0].role"),
+        (chat(vec![text(Role::System, "x")]), "messages[0].role"),
+        (chat(vec![Message { content: vec![], ..text(Role::User, "") }]), "messages[0].content"),
+        (chat(vec![no_part]), "messages[0].content[0]"),
+        (
+            chat(vec![Message { content: vec![picture], ..text(Role::User, "") }]),
+            "messages[0].content[0].image_url",
+        ),
+        (chat(vec![text(Role::Tool, "42")]), "messages[0].tool_call_id"),
+        (chat(vec![text(Role::User, " \n")]), "messages[0].content"),
+        (
+            chat(vec![
+                Message { tool_calls: vec![ToolCall::default(); 129], ..text(Role::Assistant, "") },
+                text(Role::User, "x"),
+            ]),
+            "messages[0].tool_calls",
+        ),
+        (chat(vec![Message { name: "x".repeat(65), ..text(Role::User, "x") }]), "messages[0].name"),
+    ];
+    for (chat, field) in cases {
+        assert_eq!(fields(&chat), [field]);
+    }
+}
+
+#[test]
+fn a_flood_of_broken_rules_is_not_repeated_in_full() {
+    let parts = vec![ContentPart { part: None }; 10_000];
+    let messages = vec![Message { content: parts, ..text(Role::User, "") }; 200];
+    assert_eq!(violations(&chat(messages)).len(), MAX_VIOLATIONS);
+}
+
+#[test]
+fn a_name_that_is_too_long_is_refused() {
+    let long = ChatRequest { model: "x".repeat(257), ..chat(vec![text(Role::User, "x")]) };
+    assert_eq!(fields(&long), ["model"]);
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_nan_included() {
+    let sampling = Sampling {
+        temperature: Some(f64::NAN),
+        top_p: Some(0.0),
+        top_k: Some(0),
+        max_tokens: Some(0),
+        presence_penalty: Some(-2.1),
+        frequency_penalty: Some(f64::INFINITY),
+        ..Sampling::default()
+    };
+    let chat = ChatRequest { sampling: Some(sampling), ..chat(vec![text(Role::User, "x")]) };
+    let expected = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "max_tokens"];
+    assert_eq!(fields(&chat), expected.map(|name| format!("sampling.{name}")));
+}
+
+#[test]
+fn the_pass_through_cannot_override_a_field() {
+    let fields_of = [("model".to_owned(), Value::default())];
+    let body = Struct { fields: fields_of.into() };
+    let chat = ChatRequest { extra_body: Some(body), ..chat(vec![text(Role::User, "x")]) };
+    assert_eq!(fields(&chat), ["extra_body.model"]);
+}
+
+fn number(number: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(number)) }
+}
+
+fn object(value: Value) -> Struct {
+    Struct { fields: [("x".to_owned(), value)].into() }
+}
+
+/// A number inside of this many objects and lists in turn.
+fn nested(depth: usize) -> Struct {
+    let mut value = number(1.0);
+    for level in 1..depth {
+        let kind = if level % 2 == 0 {
+            Kind::StructValue(object(value))
+        } else {
+            Kind::ListValue(ListValue { values: vec![value] })
+        };
+        value = Value { kind: Some(kind) };
+    }
+    object(value)
+}
+
+#[test]
+fn json_is_bounded_in_depth_and_finite() {
+    let with = |extra_body| ChatRequest { extra_body: Some(extra_body), ..chat(vec![text(Role::User, "x")]) };
+    assert_eq!(violations(&with(nested(MAX_DEPTH))), []);
+    assert_eq!(fields(&with(nested(MAX_DEPTH + 1))), ["extra_body"]);
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert_eq!(fields(&with(object(number(bad)))), ["extra_body"]);
+    }
+    let tool = Tool { name: "f".into(), parameters: Some(nested(100)), ..Tool::default() };
+    let schema = JsonSchemaFormat { name: "s".into(), schema: Some(nested(100)), strict: false };
+    let format = ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) };
+    let deep =
+        ChatRequest { tools: vec![tool], response_format: Some(format), ..chat(vec![text(Role::User, "x")]) };
+    assert_eq!(fields(&deep), ["tools[0].parameters", "response_format.json_schema.schema"]);
+}
+
+#[test]
+fn what_passes_the_depth_rule_also_passes_the_decoder() {
+    use prost::Message as _;
+    let mut deepest = Value { kind: Some(Kind::NumberValue(1.0)) };
+    for _ in 1..MAX_DEPTH {
+        deepest = Value { kind: Some(Kind::StructValue(object(deepest))) };
+    }
+    let schema = JsonSchemaFormat { name: "s".into(), schema: Some(object(deepest)), strict: false };
+    let format = ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) };
+    let deep = ChatRequest { response_format: Some(format), ..chat(vec![text(Role::User, "x")]) };
+    let streamed = StreamChatRequest { chat: Some(deep.clone()) };
+    assert_eq!(violations(&deep), []);
+    assert!(StreamChatRequest::decode(&*streamed.encode_to_vec()).is_ok());
+}
+
+#[test]
+fn a_tool_choice_must_be_possible() {
+    let choose = |choice, tools: &[&str]| ChatRequest {
+        tool_choice: Some(ToolChoice { choice }),
+        tools: tools.iter().map(|name| Tool { name: (*name).into(), ..Tool::default() }).collect(),
+        ..chat(vec![text(Role::User, "x")])
+    };
+    let function = |name: &str| Some(tool_choice::Choice::Function(name.into()));
+    let mode = |mode: ToolChoiceMode| Some(tool_choice::Choice::Mode(mode.into()));
+    assert_eq!(fields(&choose(function("f"), &["f"])), [] as [&str; 0]);
+    assert_eq!(fields(&choose(mode(ToolChoiceMode::Required), &["f"])), [] as [&str; 0]);
+    assert_eq!(fields(&choose(mode(ToolChoiceMode::None), &[])), [] as [&str; 0]);
+    assert_eq!(fields(&choose(function("g"), &["f"])), ["tool_choice.function"]);
+    assert_eq!(fields(&choose(function("f"), &[])), ["tool_choice.function"]);
+    assert_eq!(fields(&choose(mode(ToolChoiceMode::Required), &[])), ["tool_choice.mode"]);
+    assert_eq!(fields(&choose(Some(tool_choice::Choice::Mode(9)), &[])), ["tool_choice.mode"]);
+    assert_eq!(fields(&choose(None, &[])), ["tool_choice"]);
+}
