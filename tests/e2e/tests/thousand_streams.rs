@@ -18,6 +18,8 @@ use tonic::Code;
 
 const STREAMS: u64 = 1000;
 const CONNECTIONS: u64 = 10;
+/// Connections that the router keeps for the next requests: at most 64 to each of the two servers.
+const KEPT: f64 = 2.0 * 64.0;
 /// Of a hundred clients, so many leave in the middle.
 const LEAVE: u32 = 5;
 
@@ -43,13 +45,16 @@ async fn start() -> Suite {
     let simulator = Process::start("upstream-sim", &[&arguments[..], &pace].concat(), &[]).await;
     // The tiers take them all: what is bounded is tested elsewhere.
     let wide = [
+        // Malloc's arenas, of which there are eight for each processor, keep what one thread has freed from the others: with
+        // two of them memory is flat from the second round on, with all it goes on growing in steps for a while.
+        ("MALLOC_ARENA_MAX", "2".to_owned()),
         ("AIP__TIERS__MAX__CONCURRENCY__ADAPTIVE", "false".to_owned()),
         ("AIP__TIERS__MAX__CONCURRENCY__MAX", "2000".to_owned()),
         ("AIP__TIERS__OLLAMA__CONCURRENCY__ADAPTIVE", "false".to_owned()),
         ("AIP__TIERS__OLLAMA__CONCURRENCY__MAX", "2000".to_owned()),
     ];
     let router = start_router(&simulator, None, &wide).await;
-    let gateway = start_gateway(&router.url("grpc"), &[]).await;
+    let gateway = start_gateway(&router.url("grpc"), &wide[..1]).await;
     Suite { sim: Sim::new(simulator.url("control")), simulator, router, gateway }
 }
 
@@ -95,11 +100,13 @@ async fn one(client: Client, number: u64, leave_after: Option<usize>) -> End {
 }
 
 /// All streams at once, on a few connections that end with the round.
-async fn round(suite: &Suite, seed: u64) -> Vec<End> {
+async fn round(suite: &Suite, seed: u64, faulty: bool) -> Vec<End> {
     let mut random = StdRng::seed_from_u64(seed);
     let clients: Vec<Client> = (0..CONNECTIONS).map(|_| client(&suite.gateway.url("grpc"))).collect();
     let mut flipping = JoinSet::new();
-    flipping.spawn(flip_faults(suite.sim.clone()));
+    if faulty {
+        flipping.spawn(flip_faults(suite.sim.clone()));
+    }
     let mut streams = JoinSet::new();
     for (number, client) in (0..STREAMS).zip(clients.iter().cycle()) {
         let leave_after = random.random_ratio(LEAVE, 100).then(|| random.random_range(0..10));
@@ -143,24 +150,35 @@ async fn at_rest(suite: &Suite, process: &Process) -> Held {
 #[tokio::test(flavor = "multi_thread")]
 async fn leave_nothing_behind() {
     let suite = start().await;
-    // The first round makes the pools, buffers and arenas that a process of this load keeps.
-    round(&suite, 1).await;
+    // One answer opens the connections between the services.
+    ask(&client(&suite.gateway.url("grpc")), "x").await;
+    let fresh = [at_rest(&suite, &suite.router).await, at_rest(&suite, &suite.gateway).await];
+    // The first rounds make the pools, buffers and arenas that a process of this load keeps. Without faults, all streams are
+    // open together, which is the most that there is.
+    for (seed, faulty) in [(1, false), (2, false), (3, true)] {
+        round(&suite, seed, faulty).await;
+    }
     let before = [at_rest(&suite, &suite.router).await, at_rest(&suite, &suite.gateway).await];
 
-    let ends = round(&suite, 2).await;
+    let ends = round(&suite, 4, true).await;
     assert_eq!(ends.len(), usize::try_from(STREAMS).unwrap());
     let count = |wanted: fn(&End) -> bool| ends.iter().filter(|end| wanted(end)).count();
-    assert!(count(|end| *end == End::Left) >= 20, "{ends:?}");
+    // The others of the fifty were told of an error before they had heard enough.
+    assert!(count(|end| *end == End::Left) >= 5, "{ends:?}");
     assert!(count(|end| *end == End::Whole) >= 300, "{ends:?}");
     let untyped = count(|end| matches!(end, End::Error(code) if *code != Code::Unavailable));
     assert_eq!(untyped, 0, "{ends:?}");
 
-    for (process, before) in [(&suite.router, before[0]), (&suite.gateway, before[1])] {
+    let processes = [(&suite.router, KEPT), (&suite.gateway, 0.0)];
+    for (((process, kept), before), fresh) in processes.into_iter().zip(before).zip(fresh) {
         let after = eventually("tasks, connections and memory as before", || async {
             let after = at_rest(&suite, process).await;
-            let back = after.tasks <= before.tasks
-                && after.descriptors <= before.descriptors
+            let back = after.tasks <= fresh.tasks + kept
+                && after.descriptors <= fresh.descriptors + kept
                 && after.memory <= before.memory * 1.1;
+            if !back {
+                eprintln!("{fresh:?} {before:?} {after:?}");
+            }
             back.then_some(after)
         })
         .await;

@@ -1,0 +1,222 @@
+//! One cell of the matrix: a suite of its own, a fault, one request, and what came of it.
+
+use std::time::Duration;
+
+use aiplatform_proto::inference::v1::{Attempt, CacheMode, ChatRequest, ServedBy, Usage};
+use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
+use aiplatform_proto::resilience::v1::{CircuitBreakerState, ListCircuitBreakersRequest};
+use e2e::chat::{Client, Streamed, channel, client, question, served_by, text};
+use e2e::eventually;
+use e2e::process::Process;
+use e2e::redis::Redis;
+use e2e::sim::Sim;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+use crate::fault::{AFTER_CHUNKS, Fault};
+
+/// The deadline of every request.
+pub const DEADLINE: Duration = Duration::from_secs(12);
+
+/// The limit of each tier: to a whole answer, to first content, and between pieces.
+pub const TIER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a request is asked, and what its agent does about a stream that breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A whole answer.
+    Unary,
+    /// A stream; faults that strike an answer under way strike before its first chunk.
+    Before,
+    /// A stream; such faults strike after some chunks, and the agent ends the stream in an error.
+    AfterError,
+    /// The same, and the agent has the answer continued.
+    AfterContinue,
+}
+
+/// Who is faulty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The first tier.
+    First,
+    /// Both tiers of models.
+    Models,
+    /// Both tiers of models, and the Redis is gone.
+    Everything,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Observed {
+    /// The text that was delivered.
+    pub text: String,
+    /// Whether it was given as a whole answer.
+    pub complete: bool,
+    pub served_by: Option<ServedBy>,
+    pub attempts: Vec<Attempt>,
+    pub usage: Option<Usage>,
+    pub error: Option<Status>,
+    pub took: Duration,
+    /// The states of the breakers of `max` and `ollama` afterwards, with their failures in a row.
+    pub breakers: [(CircuitBreakerState, u32); 2],
+    /// The whole answers of `max` and of `ollama` to the same question.
+    pub whole: [String; 2],
+}
+
+impl Mode {
+    fn agent(self) -> &'static str {
+        if self == Self::AfterContinue { "continues" } else { "stops" }
+    }
+
+    fn chunks(self) -> u32 {
+        match self {
+            Self::Unary | Self::Before => 0,
+            Self::AfterError | Self::AfterContinue => AFTER_CHUNKS,
+        }
+    }
+}
+
+const CONFIG: &str = "
+agents:
+  - { name: stops, tiers: [max, ollama, cache, degraded], mid_stream: error }
+  - { name: continues, tiers: [max, ollama, cache, degraded], mid_stream: continue }
+tiers:
+  max: { kind: openai, timeout: 2s, first_token_timeout: 2s, idle_timeout: 2s }
+  ollama: { kind: ollama, timeout: 2s, first_token_timeout: 2s, idle_timeout: 2s }
+  cache: { kind: cache }
+  degraded: { kind: message, text: Service temporarily unavailable }
+";
+
+/// Runs a cell.
+pub async fn observe(fault: Fault, mode: Mode, scope: Scope) -> Observed {
+    let files = tempfile::tempdir().expect("a directory");
+    let config = files.path().join("matrix.yaml");
+    std::fs::write(&config, CONFIG).expect("the configuration is written");
+    let redis = Redis::start().await;
+    let suite = start(config.to_str().expect("a path"), &redis).await;
+    let client = client(&suite.url("gateway_grpc"));
+    let sim = Sim::new(suite.url("sim_control"));
+    let whole = prime(&client, mode).await;
+    for upstream in if scope == Scope::First { &["max"][..] } else { &["max", "ollama"] } {
+        sim.fault(upstream, fault.json(upstream, mode.chunks())).await;
+    }
+    if scope == Scope::Everything {
+        redis.kill().await;
+    }
+    let mut observed = send(&client, mode).await;
+    observed.breakers = breakers(&suite).await;
+    observed.whole = whole;
+    observed
+}
+
+async fn start(config: &str, redis: &Redis) -> Process {
+    let any = || "127.0.0.1:0".to_owned();
+    let variables = [
+        ("AIP__GATEWAY__GRPC_LISTEN", any()),
+        ("AIP__GATEWAY__ADMIN_LISTEN", any()),
+        ("AIP__AGENT_ROUTER__GRPC_LISTEN", any()),
+        ("AIP__AGENT_ROUTER__ADMIN_LISTEN", any()),
+        ("AIP__API_SERVER__GRPC_LISTEN", any()),
+        ("AIP__API_SERVER__HTTP_LISTEN", any()),
+        ("AIP__API_SERVER__ADMIN_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__MAX_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__OLLAMA_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__CONTROL_LISTEN", any()),
+        ("AIP__UPSTREAM_SIM__TOKENS_PER_SECOND", "0".to_owned()),
+        ("AIP__TELEMETRY__LOG_FORMAT", "json".to_owned()),
+        ("REDIS_URL", redis.url()),
+        // A machine that is busy with tests is not what the matrix is about; a Redis that is gone refuses at once.
+        ("AIP__CACHE__RESPONSE_TIMEOUT", "2".to_owned()),
+    ];
+    Process::start("ai-platform", &["--config", config], &variables).await
+}
+
+fn asked(mode: Mode) -> ChatRequest {
+    ChatRequest { model: mode.agent().into(), ..question("what is a circuit breaker for, in a few words?") }
+}
+
+/// Has the answer stored, and returns what each tier says when it is well.
+async fn prime(client: &Client, mode: Mode) -> [String; 2] {
+    let pinned = async |tier: &str| {
+        eventually("a healthy tier's answer", || async {
+            let chat = ChatRequest { tier: tier.into(), cache: CacheMode::Bypass.into(), ..asked(mode) };
+            Some(text(&client.clone().chat(chat).await.ok()?.into_inner()))
+        })
+        .await
+    };
+    let whole = [pinned("max").await, pinned("ollama").await];
+    // An answer is stored behind its request, and not at all where the store was not reached yet.
+    eventually("the stored answer", || async {
+        client.clone().chat(asked(mode)).await.expect("a healthy suite answers");
+        let only = ChatRequest { cache: CacheMode::Only.into(), ..asked(mode) };
+        let answer = client.clone().chat(only).await.expect("an answer").into_inner();
+        served_by(&answer).cached.then_some(())
+    })
+    .await;
+    whole
+}
+
+async fn send(client: &Client, mode: Mode) -> Observed {
+    let began = Instant::now();
+    let mut observed = Observed {
+        text: String::new(),
+        complete: false,
+        served_by: None,
+        attempts: Vec::new(),
+        usage: None,
+        error: None,
+        took: Duration::ZERO,
+        breakers: [(CircuitBreakerState::Unspecified, 0); 2],
+        whole: Default::default(),
+    };
+    if mode == Mode::Unary {
+        let mut request = Request::new(asked(mode));
+        request.set_timeout(DEADLINE);
+        match client.clone().chat(request).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                observed.complete = true;
+                observed.text = text(&answer);
+                observed.served_by = answer.served_by;
+                observed.attempts = answer.attempts;
+                observed.usage = answer.usage;
+            }
+            Err(status) => observed.error = Some(status),
+        }
+    } else {
+        let chat = aiplatform_proto::inference::v1::StreamChatRequest { chat: Some(asked(mode)) };
+        let mut request = Request::new(chat);
+        request.set_timeout(DEADLINE);
+        match client.clone().stream_chat(request).await {
+            Ok(stream) => {
+                let read = Streamed::read(stream.into_inner()).await;
+                observed.text = read.text;
+                observed.complete = read.end.is_some();
+                if let Some(start) = read.start {
+                    observed.served_by = start.served_by;
+                    observed.attempts = start.attempts;
+                }
+                if let Some(end) = read.end {
+                    observed.served_by = end.served_by;
+                    observed.attempts = end.attempts;
+                    observed.usage = end.usage;
+                }
+                observed.error = read.error;
+            }
+            Err(status) => observed.error = Some(status),
+        }
+    }
+    observed.took = began.elapsed();
+    observed
+}
+
+async fn breakers(suite: &Process) -> [(CircuitBreakerState, u32); 2] {
+    let mut client = CircuitBreakerServiceClient::new(channel(&suite.url("agent_router_grpc")));
+    let all = client.list_circuit_breakers(ListCircuitBreakersRequest::default()).await;
+    let all = all.expect("the router lists its breakers").into_inner().circuit_breakers;
+    ["max", "ollama"].map(|tier| {
+        let breaker = all.iter().find(|breaker| breaker.tiers.iter().any(|name| name == tier));
+        let breaker = breaker.unwrap_or_else(|| panic!("no breaker of tier {tier}"));
+        (breaker.state(), breaker.consecutive_failures)
+    })
+}
