@@ -5,7 +5,7 @@ use std::time::Duration;
 use aiplatform_proto::inference::v1::{CacheMode, ChatRequest, ChatResponse};
 use serde_json::json;
 
-use crate::chat::{Client, client, question, served_by};
+use crate::chat::{Client, UntimedClient, client, question, served_by, untimed_client};
 use crate::process::Process;
 use crate::sim::Sim;
 use crate::suite::{start_router, start_router_with, start_simulator};
@@ -44,6 +44,11 @@ impl Router {
     /// A client of it.
     pub fn client(&self) -> Client {
         client(&self.process.url("grpc"))
+    }
+
+    /// A client of it that leaves deadlines to it.
+    pub fn untimed_client(&self) -> UntimedClient {
+        untimed_client(&self.process.url("grpc"))
     }
 
     /// Takes both models away.

@@ -6,6 +6,9 @@ use aiplatform_proto::inference::v1::{
     Attempt, AttemptOutcome, ChatRequest, ChatResponse, ContentPart, Message, Role, ServedBy,
     StreamChatRequest, StreamChatResponse, StreamEnd, StreamHandover, StreamStart, content_part,
 };
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
@@ -18,6 +21,19 @@ pub type Client = InferenceServiceClient<Channel>;
 /// The URL is none.
 pub fn client(url: &str) -> Client {
     InferenceServiceClient::new(channel(url))
+}
+
+/// A client of `InferenceService` without a timer of its own.
+pub type UntimedClient = InferenceServiceClient<legacy::Client<HttpConnector, tonic::body::Body>>;
+
+/// Connects when it is first used. A deadline that is set on a request is told to the server, and kept by nobody else:
+/// tonic's channel gives up by itself at that time, and on a busy machine does so before the server's answer is there.
+///
+/// # Panics
+/// The URL is none.
+pub fn untimed_client(url: &str) -> UntimedClient {
+    let http = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    InferenceServiceClient::with_origin(http, url.parse().expect("a URL"))
 }
 
 /// A channel that connects when it is first used.

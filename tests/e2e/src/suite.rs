@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::chat::{Client, client};
+use crate::chat::{Client, UntimedClient, client, untimed_client};
 use crate::process::Process;
 use crate::redis::Redis;
 use crate::sim::Sim;
@@ -88,6 +88,11 @@ impl Suite {
     /// A client of the gateway.
     pub fn client(&self) -> Client {
         client(&self.gateway.url("grpc"))
+    }
+
+    /// A client of the gateway that leaves deadlines to it.
+    pub fn untimed_client(&self) -> UntimedClient {
+        untimed_client(&self.gateway.url("grpc"))
     }
 }
 

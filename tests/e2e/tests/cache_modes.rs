@@ -123,7 +123,7 @@ async fn a_leader_that_fails_takes_nobody_along() {
     router.sim.fault("ollama", json!({"kind": "status", "status": 500})).await;
     let mut impatient = Request::new(deterministic("q"));
     impatient.set_timeout(Duration::from_secs(1));
-    let mut client = router.client();
+    let mut client = router.untimed_client();
     let mut leader = JoinSet::new();
     leader.spawn(async move { client.chat(impatient).await.unwrap().into_inner() });
     router.sim.wait_for("max", "attempts", 1).await;

@@ -10,7 +10,7 @@ use aiplatform_proto::inference::v1::{
 };
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use aiplatform_proto::resilience::v1::{CircuitBreaker, ListCircuitBreakersRequest};
-use e2e::chat::{Client, Streamed, channel, client, open, outcomes, question};
+use e2e::chat::{Client, Streamed, channel, client, open, outcomes, question, untimed_client};
 use e2e::process::Process;
 use e2e::sim::Sim;
 use e2e::suite::{quick, start_gateway, start_simulator};
@@ -365,11 +365,12 @@ async fn the_deadline_holds_while_somebody_is_sought() {
     rig.two.fault("max", json!({"kind": "hang"})).await;
     rig.one.fault_next("max", faults()[0].clone(), 1).await;
     let mut request = Request::new(StreamChatRequest { chat: Some(ask("next-tier")) });
-    request.metadata_mut().insert("grpc-timeout", "800m".parse().unwrap());
+    request.set_timeout(Duration::from_millis(800));
     let began = Instant::now();
-    let streamed = Streamed::read(rig.client().stream_chat(request).await.unwrap().into_inner()).await;
-    let error = streamed.error.unwrap();
+    let stream = untimed_client(&rig.gateway.url("grpc")).stream_chat(request).await.unwrap().into_inner();
+    let error = Streamed::read(stream).await.error.unwrap();
     assert!(matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded), "{error:?}");
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    // Far under what the one who hangs is waited for otherwise.
+    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
     rig.two.wait_for("max", "client_gone", 1).await;
 }
