@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    CallError, CircuitBreaker, CircuitBreakerConfig, ManualClock, Next, Outcome, Retry, State, Verdict,
+    CallError, CircuitBreaker, CircuitBreakerConfig, ManualClock, Next, OpenWait, Outcome, Retry, State,
+    Verdict,
 };
 
 const fn ms(ms: u64) -> Duration {
@@ -169,6 +170,46 @@ async fn an_open_breaker_is_passed_over_at_once_and_says_so() {
     let stats = chain.stats();
     assert_eq!((stats.requests, stats.unanswered), (2, 2));
     assert_eq!((stats.tiers[0].attempts, stats.tiers[0].failures, stats.tiers[0].skipped), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_says_what_is_waited_for() {
+    let clock = Arc::new(ManualClock::new());
+    let config = CircuitBreakerConfig::builder()
+        .consecutive_failures(1)
+        .open_wait(OpenWait::fixed(ms(30_000)))
+        .half_open_calls(1)
+        .half_open_ramp(&[10, 50], ms(10_000))
+        .build()
+        .unwrap();
+    let breaker = CircuitBreaker::new("a", config, clock.clone());
+    let told = async || {
+        let backend = Scripted {
+            name: "a",
+            breaker: Some(breaker.clone()),
+            script: Script::Answer,
+            calls: AtomicU32::new(0),
+            rest: Rest::new(),
+        };
+        let chain = FallbackChain::new(vec![tier("one", vec![Arc::new(backend)])]);
+        let error = chain.run(walk(ms(1000)), play).await.unwrap_err();
+        let ChainError::Exhausted { attempts, .. } = error else { panic!("{error:?}") };
+        attempts[0].detail.clone()
+    };
+    breaker.acquire().unwrap().failure();
+    assert_eq!(told().await, "circuit breaker is open, next probe in 30.0s");
+    clock.advance(ms(30_000));
+    let probe = breaker.acquire().unwrap();
+    assert_eq!(told().await, "circuit breaker is half_open, all its probes are out");
+    probe.success();
+    // If the first is within the share, the second is not.
+    if let Ok(permit) = breaker.acquire() {
+        permit.success();
+    }
+    let ramp = "circuit breaker is closed and admits only a share of the calls, a larger share in 5.0s";
+    assert_eq!(told().await, ramp);
+    breaker.force_open("ops", "maintenance");
+    assert_eq!(told().await, "circuit breaker is forced_open, until an operator lets it go");
 }
 
 #[tokio::test(start_paused = true)]

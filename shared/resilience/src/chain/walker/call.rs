@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Turn, Walker};
-use crate::breaker::{CallNotPermitted, CircuitBreaker, Permit, State};
+use crate::breaker::{CallNotPermitted, CircuitBreaker, Permit, RejectReason, State};
 use crate::bulkhead::BulkheadPermit;
 use crate::chain::attempt::{Begun, ExtraCall, SkipReason};
 use crate::chain::guard::CallGuard;
@@ -219,9 +219,12 @@ impl<B: Backend> Walker<'_, B> {
     }
 
     fn rejected(&mut self, index: usize, turn: &Turn<B>, rejection: CallNotPermitted) {
-        let detail = match rejection.retry_after {
-            Some(wait) => format!("{rejection}, next probe in {wait:.1?}"),
-            None => format!("{rejection}, all its probes are out"),
+        let detail = match (rejection.reason(), rejection.retry_after) {
+            (RejectReason::OpenWait, Some(wait)) => format!("{rejection}, next probe in {wait:.1?}"),
+            (RejectReason::Ramp, Some(wait)) => format!("{rejection}, a larger share in {wait:.1?}"),
+            (RejectReason::ProbesOut, _) => format!("{rejection}, all its probes are out"),
+            (RejectReason::ForcedOpen, _) => format!("{rejection}, until an operator lets it go"),
+            (RejectReason::OpenWait | RejectReason::Ramp, None) => rejection.to_string(),
         };
         self.wants_rest(rejection.retry_after);
         self.skip(index, turn, Some(rejection.state), SkipReason::Breaker, detail);
