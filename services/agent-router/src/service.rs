@@ -6,6 +6,7 @@ mod convert;
 mod fallback_chains;
 mod inference;
 mod stream;
+mod told;
 
 pub use circuit_breakers::CircuitBreakers;
 pub use fallback_chains::FallbackChains;

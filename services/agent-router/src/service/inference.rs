@@ -7,8 +7,7 @@ use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use aiplatform_proto::time::to_proto_timestamp;
 use resilience::{
-    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, ExtraCall, SkipReason, State,
-    Tier, Walk,
+    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, SkipReason, Tier, Walk,
 };
 use service_kit::paging::page;
 use service_kit::status::Reason;
@@ -21,6 +20,7 @@ use uuid::Uuid;
 use super::coalesce::{Coalescer, Joined, Landed, Lead};
 use super::convert;
 use super::stream::{ResponseStream, Streamed, Successors};
+use super::told::{detour, summary};
 use crate::agents::{Agent, CurrentAgents};
 use crate::answer::{Answer, AnswerStream};
 use crate::backend::{Backend, is_model, kind_of};
@@ -154,8 +154,8 @@ impl Inference {
         };
         let agent = &*asked.agent.name;
         let tier = &*answered.tier;
-        if attempts.len() > 1 {
-            info!(agent, tier, tried = summary(attempts), "answered by a fallback");
+        if let Some(detour) = detour(attempts) {
+            info!(agent, tier, tried = summary(attempts), "answered by a {}", detour.as_str());
         } else {
             tracing::debug!(agent, tier, "answered");
         }
@@ -208,21 +208,6 @@ fn reason_of(error: &UpstreamError) -> Reason {
         | UpstreamError::CacheMiss
         | UpstreamError::CacheUnavailable(_) => Reason::AllTiersUnavailable,
     }
-}
-
-/// The attempts in one line: `max failure (connection failed: …), ollama timeout (…)`.
-pub(super) fn summary(attempts: &[Attempt]) -> String {
-    let one = |attempt: &Attempt| {
-        let probe = if attempt.breaker_state == Some(State::HalfOpen) { " as a probe" } else { "" };
-        let cause = if attempt.cause.is_empty() { String::new() } else { format!(" ({})", attempt.cause) };
-        let again = match attempt.extra {
-            Some(ExtraCall::Hedge) => " as a hedge",
-            Some(ExtraCall::AtOnce | ExtraCall::Backoff | ExtraCall::RetryAfter) => " again",
-            None => "",
-        };
-        format!("{}{again} {}{probe}{cause}", attempt.tier, attempt.outcome.as_str())
-    };
-    attempts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 impl Asked {

@@ -16,7 +16,7 @@ use crate::agents::Agent;
 use crate::answer::AnswerStream;
 use crate::backend::{Backend, is_model};
 use crate::chat::Chat;
-use crate::service::inference::summary;
+use crate::service::told::summary;
 use crate::upstream::UpstreamError;
 
 /// The rule by which the request itself rules tiers out.
