@@ -123,6 +123,47 @@ async fn the_annotated_example_is_accepted_by_every_service_and_says_the_default
     }
 }
 
+/// The settings of the annotated example as the manual writes them: `agents[].name`, `tiers.X.model`. Those in comments too.
+fn settings(example: &str) -> Vec<String> {
+    let mut path: Vec<(usize, &str)> = Vec::new();
+    let mut found = Vec::new();
+    for line in example.lines() {
+        let key = line.trim_start_matches([' ', '#', '-']);
+        let Some((key_name, value)) = key.split_once(':') else { continue };
+        let is_key = key_name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if !is_key || !(value.is_empty() || value.starts_with(' ')) {
+            continue;
+        }
+        // A comment's mark and the space behind it stand where the key would.
+        let indent = line.len() - key.len() - if line.trim_start().starts_with('#') { 2 } else { 0 };
+        path.retain(|(outer, _)| *outer < indent);
+        path.push((indent, key_name));
+        if value.split('#').next().is_some_and(|value| !value.trim().is_empty()) {
+            let names: Vec<&str> = path.iter().map(|(_, name)| *name).collect();
+            found.push(match names.as_slice() {
+                ["agents", rest @ ..] => format!("agents[].{}", rest.join(".")),
+                ["tiers", _, rest @ ..] => format!("tiers.X.{}", rest.join(".")),
+                names => names.join("."),
+            });
+        }
+    }
+    found
+}
+
+#[test]
+fn the_manual_lists_every_setting_of_the_annotated_example() {
+    let settings = settings(include_str!("../../../deploy/config/ai-platform.yaml"));
+    for known in
+        ["gateway.routers", "agents[].sampling.max_tokens", "tiers.X.dns.interval", "telemetry.service_name"]
+    {
+        assert!(settings.iter().any(|setting| setting == known), "{known} is not in {settings:?}");
+    }
+    let manual = include_str!("../../../docs/configuration.md");
+    let unlisted: Vec<_> =
+        settings.iter().filter(|setting| !manual.contains(&format!("| `{setting}` |"))).collect();
+    assert!(unlisted.is_empty(), "{unlisted:?}");
+}
+
 #[tokio::test]
 async fn help_and_version_are_there() {
     for name in ["gateway", "agent-router", "api-server", "ai-platform", "upstream-sim"] {
