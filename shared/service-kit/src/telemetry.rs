@@ -210,7 +210,7 @@ where
     let layer = tracing_subscriber::fmt::layer()
         // It would write to standard error, and panic where that is closed.
         .log_internal_errors(false)
-        .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+        .fmt_fields(format::SpanFields)
         .with_writer(writer);
     if json { layer.event_format(format::Json).boxed() } else { layer.event_format(format::Human).boxed() }
 }

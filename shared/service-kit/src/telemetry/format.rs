@@ -7,21 +7,22 @@ use opentelemetry::trace::TraceContextExt as _;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
 /// One JSON object a line: time, level, target, message, the fields of the event and of the spans around it, and the
 /// ids of the trace.
 pub(super) struct Json;
 
-impl<S> FormatEvent<S, JsonFields> for Json
+impl<S> FormatEvent<S, SpanFields> for Json
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, JsonFields>,
+        context: &FmtContext<'_, S, SpanFields>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -45,13 +46,13 @@ where
 /// Time, level, message, fields, and the ids to look further with, for a person at a terminal.
 pub(super) struct Human;
 
-impl<S> FormatEvent<S, JsonFields> for Human
+impl<S> FormatEvent<S, SpanFields> for Human
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, JsonFields>,
+        context: &FmtContext<'_, S, SpanFields>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -74,29 +75,101 @@ where
     }
 }
 
+/// The fields of a span as JSON objects with spaces between them: one for each time that some were recorded.
+///
+/// Spans are made and added to by every request, and read only when a line is logged. `tracing_subscriber`'s own JSON
+/// formatter keeps one object, which it reads and writes anew for each field that is added.
+pub(super) struct SpanFields;
+
+impl<'writer> FormatFields<'writer> for SpanFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut object = Object { writer, before: '{', written: Ok(()) };
+        fields.record(&mut object);
+        object.end()
+    }
+}
+
+/// Writes fields as they come.
+struct Object<'writer> {
+    writer: Writer<'writer>,
+    /// What the next field follows.
+    before: char,
+    written: fmt::Result,
+}
+
+impl Object<'_> {
+    fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        // Meant for OpenTelemetry alone.
+        if field.name().starts_with("otel.") || self.written.is_err() {
+            return;
+        }
+        self.written = write!(self.writer, "{}\"{}\":{value}", self.before, field.name());
+        self.before = ',';
+    }
+
+    fn end(mut self) -> fmt::Result {
+        self.written?;
+        if self.before == '{' {
+            self.writer.write_char('{')?;
+        }
+        self.writer.write_char('}')
+    }
+}
+
+impl Visit for Object<'_> {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no infinities.
+        self.write(field, format_args!("{}", Value::from(value)));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.write(field, format_args!("{value}"));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.write(field, format_args!("{value}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.write(field, format_args!("{value}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        // Names and ids, most of the time: nothing in them has to be escaped.
+        if value.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+            self.write(field, format_args!("{}", Value::from(value)));
+        } else {
+            self.write(field, format_args!("\"{value}\""));
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
 /// A text as it is, anything else as JSON.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The fields of the spans around an event; those of inner spans win.
-fn span_fields<S>(context: &FmtContext<'_, S, JsonFields>) -> Map<String, Value>
+fn span_fields<S>(context: &FmtContext<'_, S, SpanFields>) -> Map<String, Value>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let mut all = Map::new();
     for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
         let extensions = span.extensions();
-        let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else { continue };
-        if let Ok(Value::Object(fields)) = serde_json::from_str(fields) {
-            all.extend(fields.into_iter().filter(|(name, _)| !name.starts_with("otel.")));
-        }
+        let Some(fields) = extensions.get::<FormattedFields<SpanFields>>() else { continue };
+        let recorded = serde_json::Deserializer::from_str(fields).into_iter::<Map<String, Value>>();
+        all.extend(recorded.map_while(Result::ok).flatten());
     }
     all
 }
 
 fn ids<S>(
-    context: &FmtContext<'_, S, JsonFields>,
+    context: &FmtContext<'_, S, SpanFields>,
     event: &Event<'_>,
 ) -> impl Iterator<Item = (&'static str, String)>
 where
@@ -151,5 +224,92 @@ impl Visit for Fields<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.insert(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing::{info, info_span};
+    use tracing_subscriber::fmt::MakeWriter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_its_spans_whenever_they_were_recorded() {
+        let lines = Lines::default();
+        let layer = tracing_subscriber::fmt::layer()
+            .fmt_fields(SpanFields)
+            .event_format(Json)
+            .with_writer(lines.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let outer = info_span!(
+                "outer",
+                otel.name = "hidden",
+                request_id = "a \"quoted\"\nid",
+                count = 7_u64,
+                share = f64::INFINITY,
+                status = tracing::field::Empty,
+                ok = true,
+                signed = -1,
+                shown = ?Some("x"),
+            );
+            outer.record("status", "OK");
+            outer.record("count", 8_u64);
+            let _outer = outer.enter();
+            let _bare = info_span!("bare").entered();
+            info!(count = 9, "said");
+        });
+        let line: Value = serde_json::from_slice(&lines.0.lock()).unwrap();
+        assert_eq!(line["request_id"], "a \"quoted\"\nid");
+        assert_eq!(line["status"], "OK");
+        assert_eq!(line["count"], 9, "the event's own field wins");
+        assert_eq!(line["share"], Value::Null);
+        assert_eq!((&line["ok"], &line["signed"]), (&true.into(), &(-1).into()));
+        assert_eq!(line["shown"], "Some(\"x\")");
+        assert_eq!(line["message"], "said");
+        assert_eq!(line.get("otel.name"), None);
+    }
+
+    #[test]
+    fn of_what_was_recorded_twice_the_last_counts() {
+        let lines = Lines::default();
+        let layer = tracing_subscriber::fmt::layer()
+            .fmt_fields(SpanFields)
+            .event_format(Json)
+            .with_writer(lines.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let span = info_span!("one", step = 1_u64);
+            span.record("step", 2_u64);
+            span.in_scope(|| info!("said"));
+        });
+        let line: Value = serde_json::from_slice(&lines.0.lock()).unwrap();
+        assert_eq!(line["step"], 2);
     }
 }
