@@ -271,21 +271,26 @@ mod tests {
     fn a_count_window_holds_the_last_n_outcomes_and_no_more() {
         let all = [Class::Failure, Class::SlowFailure, Class::Success, Class::SlowSuccess];
         // Sizes on either side of a word's, and of what lies inline.
-        for size in [1, 3, 15, 16, 17, 127, 128, 129, 1000] {
+        let sizes: &[u32] = if cfg!(miri) { &[1, 17, 129] } else { &[1, 3, 15, 16, 17, 127, 128, 129, 1000] };
+        for &size in sizes {
             let mut ring = Ring::new(Window::Count(size));
-            let mut history = Vec::new();
-            for call in 0..3 * size as usize {
-                let class = all[call * call / 3 % 4];
-                ring.add(class, || unreachable!("a count window needs no time"));
-                history.push(class);
-                let mut expected = WindowCounts::default();
-                for class in history.iter().rev().take(size as usize) {
-                    expected.add(*class);
+            // The second time, on what the first has left behind.
+            for _ in 0..2 {
+                let mut history = Vec::new();
+                for call in 0..3 * size as usize {
+                    let class = all[call * call / 3 % 4];
+                    ring.add(class, || unreachable!("a count window needs no time"));
+                    history.push(class);
+                    let mut expected = WindowCounts::default();
+                    for class in history.iter().rev().take(size as usize) {
+                        expected.add(*class);
+                    }
+                    assert_eq!(ring.counts(), expected, "window of {size}, call {call}");
+                    assert_eq!(ring.sums(), expected.sums(), "window of {size}, call {call}");
                 }
-                assert_eq!(ring.counts(), expected, "window of {size}, call {call}");
+                ring.clear();
+                assert_eq!(ring.counts(), WindowCounts::default());
             }
-            ring.clear();
-            assert_eq!(ring.counts().calls(), 0);
         }
     }
 
