@@ -70,19 +70,20 @@ spans() {
          | {service: $resource["service.name"], name, kind, parent: .parentSpanId, id: .spanId,
             failed: (.status.code == 2), attributes: (.attributes // [] | plain)}]'
 }
-# Exported in batches by two processes: complete when both attempts are there beside both servers' spans.
+# Exported in batches by two processes: complete when all attempts are there, max's retry among them, beside both servers'
+# spans.
 complete() {
-    spans | jq -e '([.[] | select(.name | startswith("chat "))] | length == 2)
+    spans | jq -e '([.[] | select(.name | startswith("chat "))] | length == 3)
         and ([.[].service] | any(. == "gateway")) and ([.[].service] | any(. == "agent-router"))'
 }
 until_ok 20 "the whole trace in Jaeger" complete
 
 found=$(spans)
 jq -r '.[] | "   \(.service)  \(.name)  kind \(.kind)\(if .failed then "  failed" else "" end)"' <<<"$found" >&2
-holds '[.[] | select(.name | startswith("chat ")) | .attributes["gen_ai.provider.name"]] | sort == ["modular.max", "ollama"]' \
+holds '[.[] | select(.name | startswith("chat ")) | .attributes["gen_ai.provider.name"]] | sort == ["modular.max", "modular.max", "ollama"]' \
     "$found" "one span for each attempt"
-holds '.[] | select(.attributes["gen_ai.provider.name"] == "modular.max") | .failed' "$found" "the first attempt failed"
-holds '.[] | select(.attributes["gen_ai.provider.name"] == "ollama") | .failed | not' "$found" "the second did not"
+holds '[.[] | select(.attributes["gen_ai.provider.name"] == "modular.max") | .failed] | all' "$found" "both attempts at max failed"
+holds '.[] | select(.attributes["gen_ai.provider.name"] == "ollama") | .failed | not' "$found" "the last did not"
 holds "[.[] | select(.name == \"$INFERENCE/Chat\") | .service] | contains([\"gateway\", \"agent-router\"])" "$found" \
     "the call at both services"
 # Every span hangs below another span of the trace, or below the caller's.
