@@ -162,9 +162,9 @@ pub async fn start_all_in_one(variables: &[(&'static str, String)]) -> Process {
 }
 
 /// Starts the whole suite in one process, on free ports, with a configuration file.
-pub async fn start_all_in_one_with_file(file: &Path) -> Process {
+pub async fn start_all_in_one_with_file(file: &Path, variables: &[(&'static str, String)]) -> Process {
     let arguments = ["--config", file.to_str().expect("a path in Unicode")];
-    start("ai-platform", &arguments, all_in_one_variables(), &[]).await
+    start("ai-platform", &arguments, all_in_one_variables(), variables).await
 }
 
 fn all_in_one_variables() -> Vec<(&'static str, String)> {

@@ -214,7 +214,7 @@ async fn the_suite_in_one_process_reloads_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.yaml");
     std::fs::write(&path, ASSISTANT).unwrap();
-    let suite = start_all_in_one_with_file(&path).await;
+    let suite = start_all_in_one_with_file(&path, &[]).await;
     replace(&path, &format!("{ASSISTANT}{SECOND}"));
     suite.signal("HUP").await;
     logged(&suite, RELOADED, 1).await;

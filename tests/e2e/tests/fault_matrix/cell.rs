@@ -1,5 +1,6 @@
 //! One cell of the matrix: a suite of its own, a fault, one request, and what came of it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{Attempt, CacheMode, ChatRequest, ServedBy, Usage};
@@ -10,6 +11,7 @@ use e2e::eventually;
 use e2e::process::Process;
 use e2e::redis::Redis;
 use e2e::sim::Sim;
+use e2e::suite::start_all_in_one_with_file;
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
@@ -93,7 +95,7 @@ pub async fn observe(fault: Fault, mode: Mode, scope: Scope) -> Observed {
     let config = files.path().join("matrix.yaml");
     std::fs::write(&config, CONFIG).expect("the configuration is written");
     let redis = Redis::start().await;
-    let suite = start(config.to_str().expect("a path"), &redis).await;
+    let suite = start(&config, &redis).await;
     let client = client(&suite.url("gateway_grpc"));
     let sim = Sim::new(suite.url("sim_control"));
     let whole = prime(&client, mode).await;
@@ -109,26 +111,13 @@ pub async fn observe(fault: Fault, mode: Mode, scope: Scope) -> Observed {
     observed
 }
 
-async fn start(config: &str, redis: &Redis) -> Process {
-    let any = || "127.0.0.1:0".to_owned();
+async fn start(config: &Path, redis: &Redis) -> Process {
     let variables = [
-        ("AIP__GATEWAY__GRPC_LISTEN", any()),
-        ("AIP__GATEWAY__ADMIN_LISTEN", any()),
-        ("AIP__AGENT_ROUTER__GRPC_LISTEN", any()),
-        ("AIP__AGENT_ROUTER__ADMIN_LISTEN", any()),
-        ("AIP__API_SERVER__GRPC_LISTEN", any()),
-        ("AIP__API_SERVER__HTTP_LISTEN", any()),
-        ("AIP__API_SERVER__ADMIN_LISTEN", any()),
-        ("AIP__UPSTREAM_SIM__MAX_LISTEN", any()),
-        ("AIP__UPSTREAM_SIM__OLLAMA_LISTEN", any()),
-        ("AIP__UPSTREAM_SIM__CONTROL_LISTEN", any()),
-        ("AIP__UPSTREAM_SIM__TOKENS_PER_SECOND", "0".to_owned()),
-        ("AIP__TELEMETRY__LOG_FORMAT", "json".to_owned()),
         ("REDIS_URL", redis.url()),
         // A machine that is busy with tests is not what the matrix is about; a Redis that is gone refuses at once.
         ("AIP__CACHE__RESPONSE_TIMEOUT", "2".to_owned()),
     ];
-    Process::start("ai-platform", &["--config", config], &variables).await
+    start_all_in_one_with_file(config, &variables).await
 }
 
 fn asked(mode: Mode) -> ChatRequest {
