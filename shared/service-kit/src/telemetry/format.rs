@@ -261,14 +261,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_line_has_the_fields_of_its_spans_whenever_they_were_recorded() {
+    /// The line that is logged.
+    fn logged(log: impl FnOnce()) -> Value {
         let lines = Lines::default();
         let layer = tracing_subscriber::fmt::layer()
             .fmt_fields(SpanFields)
             .event_format(Json)
             .with_writer(lines.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        serde_json::from_slice(&lines.0.lock()).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_its_spans_whenever_they_were_recorded() {
+        let line = logged(|| {
             let outer = info_span!(
                 "outer",
                 otel.name = "hidden",
@@ -286,7 +292,6 @@ mod tests {
             let _bare = info_span!("bare").entered();
             info!(count = 9, "said");
         });
-        let line: Value = serde_json::from_slice(&lines.0.lock()).unwrap();
         assert_eq!(line["request_id"], "a \"quoted\"\nid");
         assert_eq!(line["status"], "OK");
         assert_eq!(line["count"], 9, "the event's own field wins");
@@ -299,17 +304,11 @@ mod tests {
 
     #[test]
     fn of_what_was_recorded_twice_the_last_counts() {
-        let lines = Lines::default();
-        let layer = tracing_subscriber::fmt::layer()
-            .fmt_fields(SpanFields)
-            .event_format(Json)
-            .with_writer(lines.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        let line = logged(|| {
             let span = info_span!("one", step = 1_u64);
             span.record("step", 2_u64);
             span.in_scope(|| info!("said"));
         });
-        let line: Value = serde_json::from_slice(&lines.0.lock()).unwrap();
         assert_eq!(line["step"], 2);
     }
 }
