@@ -12,6 +12,7 @@
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
 //! * [`serving`]: listeners and the tasks behind them
+//! * [`identity`]: who makes a request, and what it may do
 //! * [`tenant`]: on whose behalf a request is made
 
 pub mod admin;
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod grpc;
 pub mod health;
+pub mod identity;
 pub mod layer;
 pub mod metrics;
 pub mod paging;
