@@ -54,7 +54,7 @@ impl Fleet {
     pub fn new(endpoints: &[Endpoint], timeout: Duration) -> Result<Self, ServeError> {
         let replicas = endpoints
             .iter()
-            .map(|endpoint| Ok(Replica { address: endpoint.authority(), channel: channel(endpoint)? }))
+            .map(|endpoint| Ok(Replica { address: endpoint.authority(), channel: channel(endpoint, None)? }))
             .collect::<Result<_, ServeError>>()?;
         Ok(Self { replicas, timeout })
     }

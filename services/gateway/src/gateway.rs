@@ -17,7 +17,7 @@ use service_kit::telemetry::{Telemetry, TelemetryConfig};
 use service_kit::{admin, grpc};
 
 use crate::config::Config;
-use crate::routers::Routers;
+use crate::routers::{Connect, OverNetwork, Routers};
 use crate::service::Inference;
 
 /// How old a client's connection may become. Drawn once a process from ±10 % around this, so that the clients of one
@@ -35,6 +35,7 @@ pub struct Gateway {
     grpc: Listener,
     admin: Listener,
     registry: Registry,
+    connector: Arc<dyn Connect>,
 }
 
 impl Service for Gateway {
@@ -65,9 +66,10 @@ impl Service for Gateway {
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { config, grpc, admin, mut registry } = self;
+        let Self { config, grpc, admin, mut registry, connector } = self;
         let section = config.gateway;
-        let routers = Arc::new(Routers::new(&section.routers, MAX_ANSWER_BYTES, &mut registry)?);
+        let routers = Routers::new(&section.routers, MAX_ANSWER_BYTES, &*connector, &mut registry)?;
+        let routers = Arc::new(routers);
         let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
         let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
         let layer = CallLayer::new(methods(health.services()), limits, shutdown.clone(), &mut registry);
@@ -98,6 +100,13 @@ impl Gateway {
     pub async fn bind_with(config: Config, registry: Registry) -> Result<Self, ServeError> {
         let grpc = Listener::bind("gRPC", config.gateway.grpc_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.gateway.admin_listen).await?;
-        Ok(Self { config, grpc, admin, registry })
+        Ok(Self { config, grpc, admin, registry, connector: Arc::new(OverNetwork) })
+    }
+
+    /// Has routers reached by `connector` instead of over the network.
+    #[must_use]
+    pub fn with_connector(mut self, connector: Arc<dyn Connect>) -> Self {
+        self.connector = connector;
+        self
     }
 }

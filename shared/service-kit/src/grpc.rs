@@ -1,5 +1,6 @@
 //! A gRPC server with the suite's settings, and clients to match.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tonic::service::Routes;
@@ -96,13 +97,20 @@ pub async fn serve(
     Ok(())
 }
 
-/// A channel that connects when it is first used and again when it was lost.
+/// A channel that connects when it is first used and again when it was lost. With an address it connects only there, and
+/// still calls the server by the endpoint's name.
 ///
 /// # Errors
 /// The endpoint is not a valid URI.
-pub fn channel(endpoint: &Endpoint) -> Result<Channel, ServeError> {
-    let endpoint = tonic::transport::Endpoint::from_shared(endpoint.to_string())
-        .map_err(|source| ServeError::set_up("a gRPC client", source))?;
+pub fn channel(endpoint: &Endpoint, address: Option<IpAddr>) -> Result<Channel, ServeError> {
+    let mut url = endpoint.url().clone();
+    if let Some(address) = address {
+        url.set_ip_host(address).map_err(|()| ServeError::set_up("a gRPC client", "no host in its URL"))?;
+    }
+    let name = endpoint.to_string().parse().map_err(|source| ServeError::set_up("a gRPC client", source))?;
+    let endpoint = tonic::transport::Endpoint::from_shared(url.to_string())
+        .map_err(|source| ServeError::set_up("a gRPC client", source))?
+        .origin(name);
     Ok(endpoint
         .connect_timeout(Duration::from_secs(2))
         .http2_keep_alive_interval(Duration::from_secs(20))
