@@ -1,11 +1,15 @@
 //! Who makes a request, and what it may do.
 
+mod limits;
+
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::tenant::Tenant;
+
+pub use limits::{Count, KeyLimits};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,12 +108,14 @@ pub struct Caller {
     pub tenant: Tenant,
     /// What it may do.
     pub roles: Roles,
+    /// What it may take, where that differs from what every caller may.
+    pub limits: Option<KeyLimits>,
 }
 
 impl Caller {
     /// A caller without a credential where none is asked for: it may do everything, on nobody's behalf.
     pub fn anonymous() -> Self {
-        Self { id: Arc::from(""), tenant: Tenant::default(), roles: Roles::all() }
+        Self { id: Arc::from(""), tenant: Tenant::default(), roles: Roles::all(), limits: None }
     }
 
     /// Whether it showed no credential.

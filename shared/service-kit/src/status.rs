@@ -30,6 +30,8 @@ pub enum Reason {
     Overloaded,
     /// No router can be reached.
     NoEndpoints,
+    /// The caller asks for more than it may have.
+    RateLimited,
     /// A request or message is over a size limit.
     RequestTooLarge,
     /// The deadline passed.
@@ -73,7 +75,7 @@ impl Reason {
             | Self::NoReplicaReachable
             | Self::ShuttingDown
             | Self::StreamInterrupted => Code::Unavailable,
-            Self::RequestTooLarge | Self::ClientTooSlow => Code::ResourceExhausted,
+            Self::RateLimited | Self::RequestTooLarge | Self::ClientTooSlow => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => Code::InvalidArgument,
             Self::ModelNotFound
@@ -92,6 +94,7 @@ impl Reason {
             Self::CircuitOpen => "CIRCUIT_OPEN",
             Self::Overloaded => "OVERLOADED",
             Self::NoEndpoints => "NO_ENDPOINTS",
+            Self::RateLimited => "RATE_LIMITED",
             Self::RequestTooLarge => "REQUEST_TOO_LARGE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::InvalidRequest => "INVALID_REQUEST",
@@ -119,6 +122,7 @@ impl Reason {
             retry_after: None,
             fields: Vec::new(),
             resource: None,
+            quota: None,
         }
     }
 }
@@ -132,6 +136,7 @@ pub struct StatusBuilder {
     retry_after: Option<Duration>,
     fields: Vec<FieldViolation>,
     resource: Option<(&'static str, String)>,
+    quota: Option<(String, String)>,
 }
 
 impl StatusBuilder {
@@ -163,6 +168,13 @@ impl StatusBuilder {
         self
     }
 
+    /// Says whose quota was exceeded and what it allows, as google.rpc.QuotaFailure.
+    #[must_use]
+    pub fn quota(mut self, subject: impl Into<String>, allowed: impl Into<String>) -> Self {
+        self.quota = Some((subject.into(), allowed.into()));
+        self
+    }
+
     /// The status.
     pub fn build(mut self) -> Status {
         self.message = shorten(&self.message, MAX_TEXT);
@@ -180,6 +192,9 @@ impl StatusBuilder {
         if let Some((kind, name)) = self.resource {
             details.set_resource_info(kind, shorten(&name, MAX_TEXT), "", "");
         }
+        if let Some((subject, allowed)) = self.quota {
+            details.add_quota_failure_violation(shorten(&subject, MAX_TEXT), shorten(&allowed, MAX_TEXT));
+        }
         let mut status = Status::with_error_details(self.reason.code(), self.message, details);
         let pushback = match self.reason {
             Reason::ShuttingDown => Some("0"),
@@ -188,6 +203,7 @@ impl StatusBuilder {
             | Reason::CircuitOpen
             | Reason::Overloaded
             | Reason::NoEndpoints
+            | Reason::RateLimited
             | Reason::RequestTooLarge
             | Reason::DeadlineExceeded
             | Reason::InvalidRequest
