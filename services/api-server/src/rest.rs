@@ -13,8 +13,8 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use service_kit::serving::{Listener, ServeError};
 use service_kit::shutdown::Shutdown;
-use service_kit::status::reason_of;
-use tonic::{Code, Status};
+use service_kit::status::{http_status, reason_of};
+use tonic::Status;
 
 use crate::fleet::Fleet;
 
@@ -104,27 +104,8 @@ impl Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let code = match status.code() {
-            Code::NotFound => StatusCode::NOT_FOUND,
-            Code::InvalidArgument => StatusCode::BAD_REQUEST,
-            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::ResourceExhausted
-            | Code::FailedPrecondition
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::DataLoss
-            | Code::Unauthenticated => StatusCode::INTERNAL_SERVER_ERROR,
-        };
         let reason = reason_of(&status).unwrap_or_else(|| "INTERNAL".to_owned());
-        Self::new(code, &reason, status.message())
+        Self::new(http_status(&status), &reason, status.message())
     }
 }
 

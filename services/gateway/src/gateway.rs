@@ -83,8 +83,11 @@ impl Service for Gateway {
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference);
         let age = MAX_CONNECTION_AGE.mul_f64(rand::random_range(0.9..1.1));
-        let options =
-            ServerOptions { max_concurrent_streams: MAX_CONCURRENT_STREAMS, max_connection_age: Some(age) };
+        let options = ServerOptions {
+            max_concurrent_streams: MAX_CONCURRENT_STREAMS,
+            max_connection_age: Some(age),
+            http1: false,
+        };
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());

@@ -1,16 +1,19 @@
 //! A gRPC server with the suite's settings, and clients to match.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http::{Request, Response};
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic_reflection::server::{v1, v1alpha};
+use tower::{Layer, Service};
 
 use crate::config::Endpoint;
 use crate::health::Health;
-use crate::layer::CallLayer;
 use crate::serving::{Listener, ServeError};
 use crate::shutdown::Shutdown;
 
@@ -25,11 +28,13 @@ pub struct ServerOptions {
     pub max_concurrent_streams: u32,
     /// How old a connection may become before its client is told to make a new one.
     pub max_connection_age: Option<Duration>,
+    /// Whether HTTP/1.1 is spoken beside HTTP/2.
+    pub http1: bool,
 }
 
 impl ServerOptions {
     /// For the suite's own services, which share one connection for all their requests.
-    pub const INTERNAL: Self = Self { max_concurrent_streams: 4096, max_connection_age: None };
+    pub const INTERNAL: Self = Self { max_concurrent_streams: 4096, max_connection_age: None, http1: false };
 }
 
 /// The routes of health and reflection, to which a service adds its own.
@@ -65,22 +70,30 @@ pub fn routes(health: &Health, descriptors: &[u8]) -> Result<Routes, ServeError>
 
 /// Serves until the shutdown closes listeners and what was in flight has ended.
 ///
-/// Health turns NOT_SERVING before the listener closes, whatever the lame duck time.
+/// `layer` is what surrounds every request: a [`CallLayer`](crate::layer::CallLayer), alone or among others as a tuple, the
+/// outermost first. Health turns NOT_SERVING before the listener closes, whatever the lame duck time.
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(
+pub async fn serve<L>(
     listener: Listener,
     routes: Routes,
-    layer: CallLayer,
+    layer: L,
     health: Health,
     shutdown: Shutdown,
     options: ServerOptions,
-) -> Result<(), ServeError> {
+) -> Result<(), ServeError>
+where
+    L: Layer<Routes> + Clone,
+    L::Service:
+        Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    <L::Service as Service<Request<Body>>>::Future: Send,
+{
     let incoming = TcpIncoming::from(listener.listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(KEEPALIVE_INTERVAL));
     let mut server = Server::builder()
+        .accept_http1(options.http1)
         .max_concurrent_streams(options.max_concurrent_streams)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -31,7 +31,7 @@ use body::ObservedBody;
 use observer::Observer;
 use pump::PumpedBody;
 use request::Call;
-pub use request::{REQUEST_ID_HEADER, RequestId};
+pub use request::{HTTP_TIMEOUT_HEADER, HttpRoute, REQUEST_ID_HEADER, RequestId};
 
 /// The deadlines of requests that bring none, the longest that they may bring, and how large they may be.
 #[derive(Debug, Clone, Copy)]
@@ -67,15 +67,16 @@ struct Shared {
     shutdown_metrics: ShutdownMetrics,
 }
 
-/// Wraps a gRPC server.
+/// Wraps a server whose responses end in a gRPC status, among their headers or trailers. Those of plain HTTP do so too,
+/// until the edge translates them: see [`HttpRoute`].
 #[derive(Debug, Clone)]
 pub struct CallLayer {
     shared: Arc<Shared>,
 }
 
 impl CallLayer {
-    /// A layer with these limits around a server of these methods (`package.Service/Method`); its metrics are registered
-    /// here, with the label sets of all methods. Calls of anything else are counted as `_OTHER`, because their names come
+    /// A layer with these limits around a server of these methods (`package.Service/Method`, or the name of an
+    /// [`HttpRoute`]); its metrics are registered here, with the label sets of all methods. Calls of anything else are counted as `_OTHER`, because their names come
     /// from outside.
     pub fn new(
         methods: impl IntoIterator<Item = String>,
@@ -159,11 +160,16 @@ where
                 if is_too_large(&status) {
                     return Ok(observer.refuse(&too_large(shared.limits.message_bytes), &call.request_id));
                 }
-                observer.end(status.code());
+                observer.end_with(&status);
                 return Ok(Response::from_parts(parts, body));
             }
-            let body = if call.is_streaming() {
+            observer.span().record("http.response.status_code", parts.status.as_u16());
+            let body = if call.is_streaming(&parts.headers) {
                 PumpedBody::start(body, deadline, end, observer)
+            } else if call.is_http() {
+                // It is whole, and has no trailers that would say more.
+                observer.end(Code::Ok);
+                body
             } else {
                 Body::new(ObservedBody::new(body, observer))
             };
@@ -212,7 +218,7 @@ fn set_request_id(headers: &mut http::HeaderMap, id: &RequestId) {
 impl Observer {
     /// Ends the call with a response that has no body.
     fn refuse(&mut self, status: &Status, id: &RequestId) -> Response<Body> {
-        self.end(status.code());
+        self.end_with(status);
         if status.code() != Code::InvalidArgument {
             tracing::info!(reason = status.message(), "request cut off");
         }

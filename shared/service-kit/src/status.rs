@@ -1,5 +1,7 @@
 //! Error reasons and their status codes: the one place where they meet.
 
+mod http;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+pub use self::http::http_status;
 
 /// The `domain` of every google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "ai-platform";
@@ -60,6 +64,12 @@ pub enum Reason {
     ClientTooSlow,
     /// The method is not served by this version.
     NotServed,
+    /// No such path (HTTP).
+    PathNotFound,
+    /// The path has no such method (HTTP).
+    MethodNotAllowed,
+    /// The body is of a content type that is not taken (HTTP).
+    UnsupportedMediaType,
     /// A bug.
     Internal,
 }
@@ -77,12 +87,16 @@ impl Reason {
             | Self::StreamInterrupted => Code::Unavailable,
             Self::RateLimited | Self::RequestTooLarge | Self::ClientTooSlow => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
-            Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => Code::InvalidArgument,
+            Self::InvalidRequest
+            | Self::ContextLengthExceeded
+            | Self::ContentPolicy
+            | Self::UnsupportedMediaType => Code::InvalidArgument,
             Self::ModelNotFound
             | Self::TierNotFound
             | Self::CircuitBreakerNotFound
-            | Self::FallbackChainNotFound => Code::NotFound,
-            Self::NotServed => Code::Unimplemented,
+            | Self::FallbackChainNotFound
+            | Self::PathNotFound => Code::NotFound,
+            Self::NotServed | Self::MethodNotAllowed => Code::Unimplemented,
             Self::Internal => Code::Internal,
         }
     }
@@ -109,6 +123,9 @@ impl Reason {
             Self::NoReplicaReachable => "NO_REPLICA_REACHABLE",
             Self::ClientTooSlow => "CLIENT_TOO_SLOW",
             Self::NotServed => "NOT_SERVED",
+            Self::PathNotFound => "PATH_NOT_FOUND",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
             Self::Internal => "INTERNAL",
         }
     }
@@ -216,6 +233,9 @@ impl StatusBuilder {
             | Reason::NoReplicaReachable
             | Reason::ClientTooSlow
             | Reason::NotServed
+            | Reason::PathNotFound
+            | Reason::MethodNotAllowed
+            | Reason::UnsupportedMediaType
             | Reason::Internal => None,
         };
         if let Some(pushback) = pushback {

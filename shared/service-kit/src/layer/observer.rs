@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::Span;
 
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
 use crate::shutdown::Shutdown;
-use crate::status::code_name;
+use crate::status::{code_name, http_status};
 
 #[derive(Debug)]
 pub(super) struct Observer {
@@ -36,6 +36,12 @@ impl Observer {
 
     pub(super) fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// Ends the call with a status that comes instead of a response.
+    pub(super) fn end_with(&mut self, status: &Status) {
+        self.span.record("http.response.status_code", http_status(status).as_u16());
+        self.end(status.code());
     }
 
     pub(super) fn end(&mut self, code: Code) {

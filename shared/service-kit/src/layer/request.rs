@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request};
 use tonic::Status;
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -18,6 +19,9 @@ use crate::telemetry::propagation;
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// The header with which a plain HTTP request says how many milliseconds it has.
+pub const HTTP_TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 const MAX_REQUEST_ID: usize = 128;
 /// OpenTelemetry's name for a method that is not known.
 const OTHER: &str = "_OTHER";
@@ -47,18 +51,38 @@ impl RequestId {
     }
 }
 
+/// Marks a request as plain HTTP, and names its route: method and path pattern, such as `POST /v1/chat/completions`. Put
+/// among the extensions of a request by whoever translates between HTTP and the statuses of this layer.
+///
+/// Such a request has its deadline in [`HTTP_TIMEOUT_HEADER`]. Its response ends as a gRPC response does, in a status among its
+/// headers or trailers or, when all went well, in none; it is a stream when its content type is `text/event-stream`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpRoute(pub &'static str);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Unary,
+    Streaming,
+    Http,
+}
+
 /// A call that has begun.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// `package.Service/Method` for a method that is served, `_OTHER` for one that is not; `None` for health and
-    /// reflection, which are neither traced nor timed: probes would drown what matters.
+    /// `package.Service/Method` or the route for a method that is served, `_OTHER` for one that is not; `None` for health
+    /// and reflection, which are neither traced nor timed: probes would drown what matters.
     pub(super) method: Option<Arc<str>>,
     pub(super) request_id: RequestId,
-    streaming: bool,
+    kind: Kind,
 }
 
 impl Call {
     pub(super) fn of<B>(request: &Request<B>, methods: &HashSet<Arc<str>>) -> Self {
+        let request_id = RequestId::of(request.headers());
+        if let Some(HttpRoute(route)) = request.extensions().get::<HttpRoute>() {
+            let method = methods.get(*route).map_or_else(|| Arc::from(OTHER), Arc::clone);
+            return Self { method: Some(method), request_id, kind: Kind::Http };
+        }
         let path = request.uri().path().trim_start_matches('/');
         let method = match methods.get(path) {
             Some(method) => Some(Arc::clone(method)),
@@ -66,15 +90,24 @@ impl Call {
             None => Some(Arc::from(OTHER)),
         };
         let name = path.rsplit('/').next().unwrap_or_default();
-        Self {
-            method,
-            request_id: RequestId::of(request.headers()),
-            streaming: name.starts_with("Stream") || name.starts_with("Watch"),
+        let streaming = name.starts_with("Stream") || name.starts_with("Watch");
+        Self { method, request_id, kind: if streaming { Kind::Streaming } else { Kind::Unary } }
+    }
+
+    /// Whether a response with these headers is driven by a task of its own.
+    pub(super) fn is_streaming(&self, response: &HeaderMap) -> bool {
+        match self.kind {
+            Kind::Streaming => true,
+            Kind::Unary => !self.is_ours(),
+            Kind::Http => {
+                let content_type = response.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+                content_type.starts_with(b"text/event-stream")
+            }
         }
     }
 
-    pub(super) fn is_streaming(&self) -> bool {
-        self.streaming || !self.is_ours()
+    pub(super) fn is_http(&self) -> bool {
+        self.kind == Kind::Http
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -85,26 +118,52 @@ impl Call {
         let Some(method) = &self.method else {
             return Span::none();
         };
-        let span = info_span!(
-            "rpc",
-            otel.name = &**method,
-            otel.kind = "server",
-            otel.status_code = field::Empty,
-            rpc.system.name = "grpc",
-            rpc.method = &**method,
-            rpc.status_code = field::Empty,
-            error.type = field::Empty,
-            request_id = self.request_id.as_str(),
-        );
+        let span = if self.is_http() { self.http_span(method) } else { self.rpc_span(method) };
         // Fails only when the span is already started or not recorded: then there is no parent to set.
         drop(span.set_parent(propagation::extract(request.headers())));
         span
     }
 
+    fn http_span(&self, method: &str) -> Span {
+        let (verb, route) = method.split_once(' ').unwrap_or((method, method));
+        info_span!(
+            "http",
+            otel.name = method,
+            otel.kind = "server",
+            otel.status_code = field::Empty,
+            http.request.method = verb,
+            http.route = route,
+            http.response.status_code = field::Empty,
+            rpc.status_code = field::Empty,
+            error.type = field::Empty,
+            request_id = self.request_id.as_str(),
+        )
+    }
+
+    fn rpc_span(&self, method: &str) -> Span {
+        info_span!(
+            "rpc",
+            otel.name = method,
+            otel.kind = "server",
+            otel.status_code = field::Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.status_code = field::Empty,
+            error.type = field::Empty,
+            request_id = self.request_id.as_str(),
+        )
+    }
+
     /// How long the call may take. `None` for a health watch or reflection without a deadline of its own.
     pub(super) fn timeout(&self, headers: &HeaderMap, limits: &Limits) -> Result<Option<Duration>, Status> {
+        if self.is_http() {
+            // Whether it wants a stream is known when its body was read: whoever reads it narrows this.
+            let timeout = http_timeout(headers)?.unwrap_or(limits.streaming);
+            return Ok(Some(timeout.min(limits.cap)));
+        }
         let Some(sent) = headers.get(TIMEOUT_HEADER) else {
-            let default = if self.streaming { limits.streaming } else { limits.unary };
+            let streaming = self.kind == Kind::Streaming;
+            let default = if streaming { limits.streaming } else { limits.unary };
             return Ok(self.is_ours().then_some(default));
         };
         let Some(timeout) = sent.to_str().ok().and_then(parse_timeout) else {
@@ -116,6 +175,21 @@ impl Call {
         let margin = (timeout / 10).min(Duration::from_millis(10));
         Ok(Some(timeout.saturating_sub(margin).min(limits.cap)))
     }
+}
+
+/// Reads the deadline of a plain HTTP request.
+fn http_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(sent) = headers.get(HTTP_TIMEOUT_HEADER) else {
+        return Ok(None);
+    };
+    let digits = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parsed = sent.to_str().ok().filter(digits).and_then(|text| text.parse::<u32>().ok());
+    let milliseconds = parsed.filter(|number| *number > 0).ok_or_else(|| {
+        let rule = "must be a whole number of milliseconds, at least 1";
+        let message = format!("{HTTP_TIMEOUT_HEADER}: {rule}");
+        Reason::InvalidRequest.status(message).field(HTTP_TIMEOUT_HEADER, rule).build()
+    })?;
+    Ok(Some(Duration::from_millis(milliseconds.into())))
 }
 
 /// Reads a `grpc-timeout` as gRPC's PROTOCOL-HTTP2.md defines it.
@@ -152,10 +226,24 @@ mod tests {
     }
 
     #[test]
+    fn the_deadline_of_a_plain_request_is_in_milliseconds() {
+        let with = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HTTP_TIMEOUT_HEADER, HeaderValue::from_static(text));
+            http_timeout(&headers).map_err(|status| status.message().to_owned())
+        };
+        assert_eq!(http_timeout(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(with("1500"), Ok(Some(Duration::from_millis(1500))));
+        for wrong in ["", "0", "-1", "+1", "1.5", "1s", "99999999999"] {
+            assert!(with(wrong).unwrap_err().starts_with("x-request-timeout-ms: must be"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_usable_request_id_is_kept_and_another_replaced() {
         let with = |id: &'static str| {
             let mut headers = HeaderMap::new();
-            headers.insert(REQUEST_ID_HEADER, http::HeaderValue::from_static(id));
+            headers.insert(REQUEST_ID_HEADER, HeaderValue::from_static(id));
             RequestId::of(&headers)
         };
         assert_eq!(with("abc-1").as_str(), "abc-1");

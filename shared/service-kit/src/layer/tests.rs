@@ -161,3 +161,55 @@ async fn a_path_from_outside_is_no_label() {
     assert!(text.contains("rpc_method=\"_OTHER\",rpc_status_code=\"UNIMPLEMENTED\"} 1"), "{text}");
     assert!(!text.contains("evil"));
 }
+
+const ROUTE: &str = "POST /v1/chat/completions";
+
+/// What a plain HTTP request with this deadline gets of a handler, and the metrics then.
+async fn plain<Fut>(
+    timeout: &str,
+    content_type: &'static str,
+    handler: impl Fn() -> Fut + Clone + Send + 'static,
+) -> (Response<Body>, Registry)
+where
+    Fut: Future<Output = Body> + Send + 'static,
+{
+    let mut registry = Registry::default();
+    let layer = CallLayer::new([ROUTE.to_owned()], Limits::default(), Shutdown::new(), &mut registry);
+    let inner = service_fn(move |_request: Request<Body>| {
+        let body = handler();
+        async move {
+            let response = Response::builder().header(http::header::CONTENT_TYPE, content_type);
+            Ok::<_, Infallible>(response.body(body.await).unwrap())
+        }
+    });
+    let mut request = Request::builder().uri("http://gateway/v1/chat/completions");
+    if !timeout.is_empty() {
+        request = request.header(HTTP_TIMEOUT_HEADER, timeout);
+    }
+    let request = request.extension(HttpRoute(ROUTE)).body(Body::empty()).unwrap();
+    (layer.layer(inner).oneshot(request).await.unwrap(), registry)
+}
+
+fn counted_as(registry: &Registry, method: &str, code: &str) -> bool {
+    let line = format!("rpc_method=\"{method}\",rpc_status_code=\"{code}\"}} 1");
+    encode(registry).unwrap().lines().any(|text| text.contains("_count") && text.ends_with(&line))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_request_has_a_deadline_a_status_and_a_route_for_a_name() {
+    let whole = async || Body::new(http_body_util::Full::new(Bytes::from_static(b"{}")));
+    let (response, registry) = plain("", "application/json", whole).await;
+    // It is counted when its head is there, whether or not anybody asks for the end of its body.
+    assert!(counted_as(&registry, ROUTE, "OK") && !response.headers().contains_key("grpc-status"));
+
+    let (response, registry) = plain("1500", "", std::future::pending::<Body>).await;
+    assert_eq!(Status::from_header_map(response.headers()).unwrap().code(), Code::DeadlineExceeded);
+    assert!(counted_as(&registry, ROUTE, "DEADLINE_EXCEEDED"));
+
+    let (response, registry) = plain("700", "text/event-stream", async || endless()).await;
+    assert_eq!(end_of(response).await.code(), Code::DeadlineExceeded);
+    assert!(counted_as(&registry, ROUTE, "DEADLINE_EXCEEDED"));
+
+    let (response, _) = plain("soon", "", std::future::pending::<Body>).await;
+    assert_eq!(Status::from_header_map(response.headers()).unwrap().code(), Code::InvalidArgument);
+}
