@@ -84,7 +84,7 @@ impl Service for AllInOne {
         let mut add = |names: &[&'static str], service: Vec<(&'static str, SocketAddr)>| {
             addresses.extend(names.iter().copied().zip(service.into_iter().map(|(_, address)| address)));
         };
-        add(&["gateway_grpc", "gateway_admin"], self.gateway.addresses());
+        add(&["gateway_grpc", "gateway_http", "gateway_admin"], self.gateway.addresses());
         add(&["agent_router_grpc", "agent_router_admin"], self.router.addresses());
         add(&["api_server_grpc", "api_server_http", "api_server_admin"], self.api_server.addresses());
         if let Some(simulator) = &self.simulator {

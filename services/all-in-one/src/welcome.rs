@@ -7,6 +7,7 @@ pub(crate) fn text(addresses: &[(&'static str, SocketAddr)]) -> String {
     let mut text = String::from("\n");
     for (name, what) in [
         ("gateway_grpc", "gateway: chat here (gRPC, reflection)"),
+        ("gateway_http", "gateway: base URL of OpenAI clients, with /v1 (HTTP)"),
         ("agent_router_grpc", "agent-router (gRPC)"),
         ("api_server_grpc", "api-server (gRPC)"),
         ("api_server_http", "api-server (HTTP)"),
@@ -26,6 +27,11 @@ pub(crate) fn text(addresses: &[(&'static str, SocketAddr)]) -> String {
         let chat = r#"{"messages":[{"role":"ROLE_USER","content":[{"text":"hello"}]}]}"#;
         let method = "aiplatform.inference.v1.InferenceService/Chat";
         line(&mut text, &format!("  grpcurl -plaintext -d '{chat}' {gateway} {method}"));
+    }
+    if let Some(gateway) = address(addresses, "gateway_http") {
+        let chat = r#"{"messages":[{"role":"user","content":"hello"}]}"#;
+        let url = format!("http://{gateway}/v1/chat/completions");
+        line(&mut text, &format!("  curl {url} -H 'content-type: application/json' -d '{chat}'"));
     }
     if let Some(control) = address(addresses, "sim_control") {
         let fault = r#"{"fault":{"kind":"down"}}"#;

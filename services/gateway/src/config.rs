@@ -26,6 +26,8 @@ pub struct Config {
 pub struct GatewayConfig {
     /// Where gRPC is served.
     pub grpc_listen: ListenAddress,
+    /// Where the OpenAI-compatible API is served.
+    pub http_listen: ListenAddress,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_listen: ListenAddress,
     /// The agent-routers. Requests take turns between them.
@@ -41,6 +43,7 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             grpc_listen: ListenAddress::loopback(50051),
+            http_listen: ListenAddress::loopback(8080),
             admin_listen: ListenAddress::loopback(9464),
             routers: "http://127.0.0.1:50052".parse().into_iter().collect(),
             degraded_message: "Service temporarily unavailable".into(),
@@ -60,6 +63,7 @@ impl ServiceConfig for Config {
     fn check(&self, problems: &mut Problems) {
         let section = &self.gateway;
         self.security.check("gateway.grpc_listen", section.grpc_listen, problems);
+        self.security.check("gateway.http_listen", section.http_listen, problems);
         self.security.check("gateway.admin_listen", section.admin_listen, problems);
         problems.require(
             !section.routers.is_empty(),

@@ -17,6 +17,7 @@ use service_kit::telemetry::{Telemetry, TelemetryConfig};
 use service_kit::{admin, grpc};
 
 use crate::config::Config;
+use crate::http;
 use crate::routers::{Connect, OverNetwork, Routers};
 use crate::service::Inference;
 
@@ -33,6 +34,7 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 pub struct Gateway {
     config: Config,
     grpc: Listener,
+    http: Listener,
     admin: Listener,
     registry: Registry,
     connector: Arc<dyn Connect>,
@@ -62,36 +64,44 @@ impl Service for Gateway {
     }
 
     fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![("grpc", self.grpc.address), ("admin", self.admin.address)]
+        vec![("grpc", self.grpc.address), ("http", self.http.address), ("admin", self.admin.address)]
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { config, grpc, admin, mut registry, connector } = self;
+        let Self { config, grpc, http, admin, mut registry, connector } = self;
         let section = config.gateway;
         let routers = Routers::new(&section.routers, MAX_ANSWER_BYTES, &*connector, &mut registry)?;
         let routers = Arc::new(routers);
         let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
         let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
-        let layer = CallLayer::new(methods(health.services()), limits, shutdown.clone(), &mut registry);
+        let named = methods(health.services()).into_iter().chain(http::NAMES.map(str::to_owned));
+        let layer = CallLayer::new(named, limits, shutdown.clone(), &mut registry);
 
         let background = Background::new();
         health.watch_runtime(&background)?;
         background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
 
-        let inference = InferenceServiceServer::new(Inference::new(routers, &section.degraded_message))
+        let inference = Inference::new(routers, &section.degraded_message);
+        let openai = http::routes(inference.clone(), limits);
+        let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(section.max_request_bytes)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference);
         let age = MAX_CONNECTION_AGE.mul_f64(rand::random_range(0.9..1.1));
-        let options = ServerOptions {
+        let options = |http1| ServerOptions {
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             max_connection_age: Some(age),
-            http1: false,
+            http1,
         };
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        background.end_with(grpc::serve(grpc, services, layer, health, shutdown, options), admin).await
+        // Both ports have the same layers around the same core; the HTTP port has its edge around those.
+        let edge = (http::EdgeLayer, layer.clone());
+        let http = grpc::serve(http, openai, edge, health.clone(), shutdown.clone(), options(true));
+        let grpc = grpc::serve(grpc, services, layer, health, shutdown, options(false));
+        let servers = Box::pin(async { tokio::try_join!(grpc, http).map(|((), ())| ()) });
+        background.end_with(servers, admin).await
     }
 }
 
@@ -102,8 +112,9 @@ impl Gateway {
     /// An address cannot be bound.
     pub async fn bind_with(config: Config, registry: Registry) -> Result<Self, ServeError> {
         let grpc = Listener::bind("gRPC", config.gateway.grpc_listen).await?;
+        let http = Listener::bind("HTTP", config.gateway.http_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.gateway.admin_listen).await?;
-        Ok(Self { config, grpc, admin, registry, connector: Arc::new(OverNetwork) })
+        Ok(Self { config, grpc, http, admin, registry, connector: Arc::new(OverNetwork) })
     }
 
     /// Has routers reached by `connector` instead of over the network.

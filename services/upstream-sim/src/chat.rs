@@ -247,6 +247,7 @@ impl Exchange<'_> {
             prompt_tokens: answer.prompt_tokens,
             completion_tokens,
             include_usage: call.include_usage,
+            tool: call.tool.clone(),
             pace: self.upstream.pace(),
             cold,
         }

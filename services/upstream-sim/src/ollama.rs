@@ -285,6 +285,7 @@ fn read_chat(upstream: &Upstream, body: &[u8]) -> Result<Asked, ErrorReply> {
         max_tokens,
         include_usage: true,
         seed: option("seed"),
+        tool: None,
     }))
 }
 

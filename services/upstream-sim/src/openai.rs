@@ -1,10 +1,12 @@
 //! MAX Serve's side: OpenAI's chat completions as MAX Serve writes them.
 
+mod tool_call;
+
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::answer::Message;
+use crate::answer::{Finish, Message};
 use crate::body::ScriptBody;
 use crate::config::DEFAULT_MAX_MODEL;
 use crate::protocol::{
@@ -38,19 +40,27 @@ impl Protocol for OpenAi {
     }
 
     fn write_stream(&self, head: &AnswerHead, tokens: &[String], ending: Ending) -> Events {
-        let finish = ending.finish_reason.then(|| head.finish.as_str());
+        let finish = ending.finish_reason.then(|| finish(head));
         // A limit is reached by a token, so that token's chunk says so; the model's own stop is a
         // token without text and has a chunk of its own.
-        let finish_with_content = head.finish == crate::answer::Finish::Length;
+        let finish_with_content = head.finish == Finish::Length;
         let last = tokens.len().saturating_sub(1);
-        let content = tokens
-            .iter()
-            .enumerate()
-            .map(|(index, token)| {
-                let reason = finish.filter(|_| finish_with_content && index == last);
-                event(&chunk(head, token, reason))
-            })
-            .collect();
+        let reason = |index: usize| finish.filter(|_| finish_with_content && index == last);
+        let content = match &head.tool {
+            None => {
+                let write = |(index, token): (usize, &String)| event(&chunk(head, token, reason(index)));
+                tokens.iter().enumerate().map(write).collect()
+            }
+            Some(tool) => {
+                let pieces = tool_call::pieces(head, tool, tokens);
+                let write = |(index, piece): (usize, Value)| {
+                    let mut chunk = chunk(head, "", reason(index));
+                    chunk["choices"][0]["delta"] = json!({"role": "assistant", "tool_calls": piece});
+                    event(&chunk)
+                };
+                pieces.into_iter().enumerate().map(write).collect()
+            }
+        };
         let mut tail = Vec::new();
         if let Some(reason) = finish
             && (!finish_with_content || tokens.is_empty())
@@ -67,7 +77,8 @@ impl Protocol for OpenAi {
     }
 
     fn write_unary(&self, head: &AnswerHead, text: &str, ending: Ending) -> Bytes {
-        let finish = ending.finish_reason.then(|| head.finish.as_str());
+        let finish = ending.finish_reason.then(|| finish(head));
+        let tool_calls = head.tool.as_ref().map(|tool| tool_call::whole(head, tool, text));
         let body = json!({
             "id": head.id,
             "object": "chat.completion",
@@ -77,9 +88,9 @@ impl Protocol for OpenAi {
                 "index": 0,
                 "message": {
                     "role": "assistant",
-                    "content": text,
+                    "content": tool_calls.is_none().then_some(text),
                     "refusal": null,
-                    "tool_calls": null,
+                    "tool_calls": tool_calls,
                     "function_call": null,
                 },
                 "logprobs": {"content": [], "refusal": []},
@@ -161,6 +172,13 @@ impl Protocol for OpenAi {
                 respond(StatusCode::OK, JSON, list.to_string())
             }
         }
+    }
+}
+
+fn finish(head: &AnswerHead) -> &'static str {
+    match (&head.tool, head.finish) {
+        (Some(_), Finish::Stop) => "tool_calls",
+        (_, finish) => finish.as_str(),
     }
 }
 
@@ -264,7 +282,8 @@ fn read_chat(models: &[String], body: &[u8]) -> Result<ChatCall, String> {
         return Err("Value error.".to_owned());
     }
     let seed = body.get("seed").and_then(Value::as_i64);
-    Ok(ChatCall { model, messages, stream, max_tokens, include_usage, seed })
+    let tool = tool_call::demanded(&body);
+    Ok(ChatCall { model, messages, stream, max_tokens, include_usage, seed, tool })
 }
 
 fn messages(body: &Map<String, Value>) -> Result<Vec<Message>, String> {

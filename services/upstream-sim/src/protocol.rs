@@ -20,6 +20,8 @@ pub(crate) struct ChatCall {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) include_usage: bool,
     pub(crate) seed: Option<i64>,
+    /// The tool that must be called, where that was asked for and is known to the protocol.
+    pub(crate) tool: Option<String>,
 }
 
 impl ChatCall {
@@ -63,6 +65,8 @@ pub(crate) struct AnswerHead {
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
     pub(crate) include_usage: bool,
+    /// The tool that the answer is a call of.
+    pub(crate) tool: Option<String>,
     pub(crate) pace: Duration,
     pub(crate) cold: bool,
 }

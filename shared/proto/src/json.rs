@@ -33,6 +33,27 @@ fn number(value: f64) -> serde_json::Value {
     Number::from_f64(value).map_or(serde_json::Value::Null, Into::into)
 }
 
+/// A JSON object as protobuf's. Numbers become doubles, which hold whole ones exactly up to 2^53.
+pub fn from_json_object(fields: Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(name, value)| (name, from_json(value))).collect() }
+}
+
+/// A JSON value as protobuf's.
+pub fn from_json(value: serde_json::Value) -> Value {
+    let kind = match value {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(value) => Kind::BoolValue(value),
+        // Without serde_json's arbitrary precision, every number has its double.
+        serde_json::Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or(f64::NAN)),
+        serde_json::Value::String(value) => Kind::StringValue(value),
+        serde_json::Value::Array(values) => {
+            Kind::ListValue(ListValue { values: values.into_iter().map(from_json).collect() })
+        }
+        serde_json::Value::Object(fields) => Kind::StructValue(from_json_object(fields)),
+    };
+    Value { kind: Some(kind) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +74,12 @@ mod tests {
         ];
         let json = to_json(&value(Kind::StructValue(Struct { fields: fields.into() })));
         assert_eq!(json, serde_json::json!({"a": [1, 0.5], "b": true, "c": null, "d": "x", "e": null}));
+    }
+
+    #[test]
+    fn json_comes_back_as_it_went() {
+        let json = serde_json::json!({"a": [1, 0.5, null], "b": {"c": true}, "d": "x", "e": -9_007_199_254_740_992_i64});
+        let serde_json::Value::Object(fields) = json.clone() else { panic!() };
+        assert_eq!(serde_json::Value::Object(to_json_object(&from_json_object(fields))), json);
     }
 }

@@ -139,6 +139,7 @@ fn router_variables(simulator: &Process, redis: Option<&Redis>) -> Vec<(&'static
 pub async fn start_gateway(routers: &str, variables: &[(&'static str, String)]) -> Process {
     let own = vec![
         ("AIP__GATEWAY__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
+        ("AIP__GATEWAY__HTTP_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__GATEWAY__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__GATEWAY__ROUTERS", routers.to_owned()),
     ];
@@ -171,6 +172,7 @@ fn all_in_one_variables() -> Vec<(&'static str, String)> {
     let any = || "127.0.0.1:0".to_owned();
     vec![
         ("AIP__GATEWAY__GRPC_LISTEN", any()),
+        ("AIP__GATEWAY__HTTP_LISTEN", any()),
         ("AIP__GATEWAY__ADMIN_LISTEN", any()),
         ("AIP__AGENT_ROUTER__GRPC_LISTEN", any()),
         ("AIP__AGENT_ROUTER__ADMIN_LISTEN", any()),

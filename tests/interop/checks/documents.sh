@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 need_grpcurl
 need_binary ai-platform
 # The documents name the default ports, so those must be free.
-for port in 50051 50052 50053 8081 9464 9465 9466 18000 18434 18090; do
+for port in 8080 50051 50052 50053 8081 9464 9465 9466 18000 18434 18090; do
     ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || not_here "port $port, which the documents name, is in use here"
 done
 start ai-platform "$BIN/ai-platform"

@@ -1,0 +1,133 @@
+//! The body of a request.
+
+use std::time::Duration;
+
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, HeaderValue};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use service_kit::status::Reason;
+use tonic::Status;
+
+/// What is read and thrown away of a body that is too large. A client that is still sending when its connection closes is
+/// told of a reset, not of the limit; so most are heard to the end.
+const PATIENCE_BYTES: usize = 16 * 1024 * 1024;
+/// For so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Reads a body of JSON of at most so many bytes.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Vec<u8>, Status>
+where
+    B: Body<Data: AsRef<[u8]>> + Unpin,
+{
+    check_type(headers)?;
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let announced = announced.unwrap_or_default();
+    if announced > limit && (headers.contains_key(EXPECT) || announced > PATIENCE_BYTES) {
+        return Err(too_large(limit));
+    }
+    let mut body = body;
+    let mut read = Vec::with_capacity(announced.min(limit));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_lost| {
+            Reason::InvalidRequest.status("the body ended before its announced end").build()
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        let data = data.as_ref();
+        if read.len() + data.len() > limit {
+            drop(read);
+            // Whether or not it came to an end in that time, the answer is the same.
+            drop(tokio::time::timeout(PATIENCE, discard(&mut body)).await);
+            return Err(too_large(limit));
+        }
+        read.extend_from_slice(data);
+    }
+    Ok(read)
+}
+
+async fn discard<B>(body: &mut B)
+where
+    B: Body<Data: AsRef<[u8]>> + Unpin,
+{
+    let mut left = PATIENCE_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, |data| data.as_ref().len());
+        let Some(rest) = left.checked_sub(bytes) else { return };
+        left = rest;
+    }
+}
+
+/// Only JSON, and as it is. A browser sends it to another origin after asking for leave alone, which other types need not.
+fn check_type(headers: &HeaderMap) -> Result<(), Status> {
+    let text = |value: &HeaderValue| value.to_str().map(str::to_ascii_lowercase).unwrap_or_default();
+    let content_type = headers.get(CONTENT_TYPE).map(text).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if essence != "application/json" {
+        return Err(unsupported("content-type", "must be application/json"));
+    }
+    let encoding = headers.get(CONTENT_ENCODING).map_or_else(|| "identity".to_owned(), text);
+    if encoding != "identity" {
+        return Err(unsupported("content-encoding", "must be identity"));
+    }
+    Ok(())
+}
+
+fn unsupported(header: &str, rule: &str) -> Status {
+    Reason::UnsupportedMediaType.status(format!("{header}: {rule}")).field(header, rule).build()
+}
+
+fn too_large(limit: usize) -> Status {
+    Reason::RequestTooLarge
+        .status(format!("a request may have at most {limit} bytes"))
+        .with("limit_bytes", limit.to_string())
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{Full, StreamBody};
+    use service_kit::status::reason_of;
+
+    type Bytes = <tonic::body::Body as Body>::Data;
+
+    fn headers(fields: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+        let json = [(CONTENT_TYPE, "application/json")];
+        let fields = json.iter().chain(fields);
+        fields.map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    async fn refused(fields: &[(http::HeaderName, &'static str)], body: &'static str) -> Option<String> {
+        let body = Full::new(Bytes::from_static(body.as_bytes()));
+        let mut sent = HeaderMap::new();
+        for (name, value) in headers(fields) {
+            sent.insert(name.unwrap_or(CONTENT_TYPE), value);
+        }
+        read(&sent, body, 4).await.err().and_then(|status| reason_of(&status))
+    }
+
+    #[tokio::test]
+    async fn only_json_of_the_right_size_is_read() {
+        let too_large = Some("REQUEST_TOO_LARGE".to_owned());
+        let unsupported = Some("UNSUPPORTED_MEDIA_TYPE".to_owned());
+        assert_eq!(refused(&[], "1234").await, None);
+        assert_eq!(refused(&[(CONTENT_TYPE, "Application/JSON; charset=utf-8")], "1234").await, None);
+        assert_eq!(refused(&[], "12345").await, too_large);
+        assert_eq!(refused(&[(CONTENT_LENGTH, "5"), (EXPECT, "100-continue")], "1").await, too_large);
+        assert_eq!(refused(&[(CONTENT_LENGTH, "99999999")], "1").await, too_large);
+        assert_eq!(refused(&[(CONTENT_TYPE, "text/plain")], "1").await, unsupported);
+        assert_eq!(refused(&[(CONTENT_TYPE, "application/jsonp")], "1").await, unsupported);
+        assert_eq!(refused(&[(CONTENT_ENCODING, "gzip")], "1").await, unsupported);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_an_end_is_not_heard_for_ever() {
+        let began = tokio::time::Instant::now();
+        let piece = Bytes::from_static(b"12345");
+        let first = futures_util::stream::iter([Ok::<_, Status>(http_body::Frame::data(piece))]);
+        let endless = futures_util::StreamExt::chain(first, futures_util::stream::pending());
+        let status = read(&headers(&[]), StreamBody::new(endless), 4).await.unwrap_err();
+        assert_eq!(reason_of(&status).as_deref(), Some("REQUEST_TOO_LARGE"));
+        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
+    }
+}

@@ -1,0 +1,112 @@
+//! The messages of a request.
+
+use aiplatform_proto::inference::v1::{ContentPart, Message, Role, ToolCall, content_part};
+use serde_json::Value;
+
+use super::super::object::{Object, Refusal, element};
+
+pub(super) fn messages(list: Value) -> Result<Vec<Message>, Refusal> {
+    let Value::Array(list) = list else { return Err(Refusal::new("messages", "must be a list")) };
+    list.into_iter().enumerate().map(|(index, value)| message(&element("messages", index), value)).collect()
+}
+
+fn message(path: &str, value: Value) -> Result<Message, Refusal> {
+    let mut object = Object::of(path, value)?;
+    let role = match object.required_text("role")?.as_str() {
+        "system" | "developer" => Role::System,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "tool" => Role::Tool,
+        "function" => return object.refuse("role", "must be tool, where it was function"),
+        _ => return object.refuse("role", "must be system, developer, user, assistant or tool"),
+    };
+    let mut message = Message {
+        role: role.into(),
+        content: content(&mut object)?,
+        tool_calls: tool_calls(&mut object)?,
+        tool_call_id: object.text("tool_call_id")?.unwrap_or_default(),
+        name: object.text("name")?.unwrap_or_default(),
+        reasoning: reasoning(&mut object)?,
+    };
+    // What the model refused to do is what it said.
+    let refusal = object.text("refusal")?;
+    if message.content.is_empty() {
+        message.content.extend(refusal.map(text));
+    }
+    for (name, rule) in
+        [("audio", "must not be set: only text"), ("function_call", "must not be set: use tool_calls")]
+    {
+        if object.take(name).is_some() {
+            return object.refuse(name, rule);
+        }
+    }
+    // Clients send back the answers that they were given, with all that those had.
+    object.ignore(&["annotations"]);
+    object.end()?;
+    Ok(message)
+}
+
+fn reasoning(message: &mut Object) -> Result<String, Refusal> {
+    let newer = message.text("reasoning")?;
+    let older = message.text("reasoning_content")?;
+    Ok(newer.or(older).unwrap_or_default())
+}
+
+fn text(text: String) -> ContentPart {
+    ContentPart { part: Some(content_part::Part::Text(text)) }
+}
+
+fn content(message: &mut Object) -> Result<Vec<ContentPart>, Refusal> {
+    let parts = match message.take("content") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(said)) => return Ok(vec![text(said)]),
+        Some(Value::Array(parts)) => parts,
+        Some(_) => return message.refuse("content", "must be a string or a list of parts"),
+    };
+    let path = message.path("content");
+    parts.into_iter().enumerate().map(|(index, value)| part(&element(&path, index), value)).collect()
+}
+
+fn part(path: &str, value: Value) -> Result<ContentPart, Refusal> {
+    let mut object = Object::of(path, value)?;
+    let kind = object.required_text("type")?;
+    let part = match kind.as_str() {
+        "text" | "refusal" => text(object.required_text(&kind)?),
+        "image_url" => {
+            let Some(mut image) = object.object("image_url")? else {
+                return object.refuse("image_url", "must be set");
+            };
+            let url = image.required_text("url")?;
+            image.ignore(&["detail"]);
+            image.end()?;
+            ContentPart { part: Some(content_part::Part::ImageUrl(url)) }
+        }
+        _ => return object.refuse("type", "must be text or image_url"),
+    };
+    object.end()?;
+    Ok(part)
+}
+
+fn tool_calls(message: &mut Object) -> Result<Vec<ToolCall>, Refusal> {
+    let path = message.path("tool_calls");
+    let calls = message.list("tool_calls")?.unwrap_or_default();
+    calls.into_iter().enumerate().map(|(index, value)| tool_call(&element(&path, index), value)).collect()
+}
+
+fn tool_call(path: &str, value: Value) -> Result<ToolCall, Refusal> {
+    let mut object = Object::of(path, value)?;
+    if object.text("type")?.is_some_and(|kind| kind != "function") {
+        return object.refuse("type", "must be function");
+    }
+    let id = object.required_text("id")?;
+    let Some(mut function) = object.object("function")? else {
+        return object.refuse("function", "must be set");
+    };
+    let name = function.required_text("name")?;
+    let arguments = function.text("arguments")?.unwrap_or_default();
+    function.end()?;
+    // Some clients send the pieces of a stream back, which are counted.
+    object.ignore(&["index"]);
+    object.end()?;
+    Ok(ToolCall { id, name, arguments })
+}
