@@ -17,8 +17,11 @@ CARGO_FUZZ_VERSION=0.13.2
 CARGO_MUTANTS_VERSION=27.1.0
 GRPCIO_VERSION=1.85.1
 MODULAR_VERSION=26.6.0
+OPENAI_PYTHON_VERSION=3.54.0
+OPENAI_NODE_VERSION=6.49.0 # 7 wants Node 22, which Debian has not
 export GRPCURL_VERSION GRPC_HEALTH_PROBE_VERSION JAEGER_VERSION BUF_VERSION CARGO_DENY_VERSION \
-    CARGO_FUZZ_VERSION CARGO_MUTANTS_VERSION GRPCIO_VERSION MODULAR_VERSION
+    CARGO_FUZZ_VERSION CARGO_MUTANTS_VERSION GRPCIO_VERSION MODULAR_VERSION OPENAI_PYTHON_VERSION \
+    OPENAI_NODE_VERSION
 
 # say TEXT: to stderr; LAST_SAID keeps it, for whoever must give a reason later.
 say() { LAST_SAID=$*; printf '%s\n' "$LAST_SAID" >&2; }
@@ -160,5 +163,19 @@ need_venv() {
     say "installing from PyPI into target/tools/${directory##*/}: $wanted"
     python3 -m venv --clear "$directory" >&2 || return 1
     "$directory/bin/pip" install --quiet --disable-pip-version-check "$@" >&2 || return 1
+    printf '%s' "$wanted" >"$directory/.requirements"
+}
+
+# need_npm NAME PACKAGE...: a directory target/tools/NAME with exactly these packages from npm.
+need_npm() {
+    local directory=$TOOLS/$1 wanted
+    shift
+    wanted="$*"
+    [ "$(cat "$directory/.requirements" 2>/dev/null)" = "$wanted" ] && return 0
+    need_apt npm npm "to install packages for Node" || return 1
+    say "installing from npm into target/tools/${directory##*/}: $wanted"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    npm install --no-save --no-audit --no-fund --loglevel=error --prefix "$directory" "$@" >&2 || return 1
     printf '%s' "$wanted" >"$directory/.requirements"
 }
