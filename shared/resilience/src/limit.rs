@@ -274,5 +274,6 @@ fn towards(baseline: f64, mean: f64) -> f64 {
     baseline + LEARNING * (mean - baseline)
 }
 
-#[cfg(test)]
+// Simulations of minutes, in the arithmetic of one thread: Miri would take hours over them and has nothing to see.
+#[cfg(all(test, not(miri)))]
 mod tests;

@@ -55,6 +55,7 @@ fn a_reconfigured_breaker_is_still_the_one_of_its_name() {
 fn a_removed_breaker_is_made_anew() {
     let (registry, _) = registry(10);
     fail(&registry.breaker("a").unwrap());
+    assert!(!registry.is_empty());
     let removed = registry.remove("a").unwrap();
     assert_eq!(removed.state(), State::Open);
     assert!(registry.is_empty());
