@@ -14,6 +14,7 @@ use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
+use service_kit::in_process::InProcess;
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
 use service_kit::serving::{Background, Listener, ServeError};
@@ -21,6 +22,7 @@ use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
 use service_kit::{admin, grpc};
 use tokio_util::sync::CancellationToken;
+use tower::Layer as _;
 
 use crate::agents::{Agents, CurrentAgents};
 use crate::backend::kind_of;
@@ -51,6 +53,7 @@ pub struct AgentRouter {
     in_flight: Bulkhead,
     identity: Identity,
     reload: Arc<RouterReload>,
+    in_process: InProcess,
 }
 
 impl Service for AgentRouter {
@@ -98,6 +101,7 @@ impl Service for AgentRouter {
             in_flight,
             identity,
             reload: _,
+            in_process,
         } = self;
         registry.register_collector(Box::new(BreakerCollector(Arc::clone(&breakers))));
         registry.register_collector(Box::new(TierCollector(agents.clone())));
@@ -141,9 +145,9 @@ impl Service for AgentRouter {
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        background
-            .end_with(grpc::serve(grpc, routes, layer, health, shutdown, ServerOptions::INTERNAL), admin)
-            .await
+        let server = layer.layer(routes.clone().prepare());
+        let listening = grpc::serve(grpc, routes, layer, health, shutdown, ServerOptions::INTERNAL);
+        background.end_with(in_process.serve(server, listening), admin).await
     }
 }
 
@@ -151,6 +155,11 @@ impl AgentRouter {
     /// Where gRPC is served.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc.address
+    }
+
+    /// The same server without the network, for callers in this process.
+    pub fn in_process(&self) -> InProcess {
+        self.in_process.clone()
     }
 
     /// Binds the listeners and builds the chains, with metrics in `registry`.
@@ -196,6 +205,7 @@ impl AgentRouter {
             in_flight: Bulkhead::new(settings.in_flight),
             identity,
             reload: Arc::new(reload),
+            in_process: InProcess::default(),
         })
     }
 }

@@ -70,8 +70,9 @@ impl Service for AllInOne {
         }
         let router = AgentRouter::bind_with(&config.router(max, ollama), registry()).await?;
         let address = router.grpc_address();
+        let gateway = Gateway::bind_with(config.gateway(address), registry()).await?;
         Ok(Self {
-            gateway: Gateway::bind_with(config.gateway(address), registry()).await?,
+            gateway: gateway.with_connector(Arc::new(router.in_process())),
             api_server: ApiServer::bind_with(&config.api_server(address), registry()).await?,
             simulator,
             router,

@@ -5,6 +5,7 @@
 
 mod call;
 mod connect;
+mod link;
 mod metrics;
 
 use std::future::Future;
@@ -20,7 +21,6 @@ use service_kit::serving::ServeError;
 use service_kit::status::{Reason, is_transport_error, never_reached_server};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -29,6 +29,7 @@ use crate::degraded::Unreachable;
 pub(crate) use call::relay;
 pub use call::{Client, Passed};
 pub use connect::{Connect, OverNetwork};
+pub use link::Link;
 use metrics::CallMetrics;
 
 /// With less than this left, no router is asked.
@@ -39,7 +40,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Router {
     name: String,
-    channel: Channel,
+    link: Link,
 }
 
 /// All routers.
@@ -74,7 +75,7 @@ impl Routers {
         let all = endpoints
             .iter()
             .map(|endpoint| {
-                Ok(Router { name: endpoint.authority(), channel: connector.connect(endpoint, None)? })
+                Ok(Router { name: endpoint.authority(), link: connector.connect(endpoint, None)? })
             })
             .collect::<Result<_, ServeError>>()?;
         Ok(Self {
@@ -146,7 +147,7 @@ impl Routers {
 async fn is_ready(router: &Router) -> bool {
     let mut request = Request::new(HealthCheckRequest::default());
     request.set_timeout(HEALTH_INTERVAL);
-    let check = HealthClient::new(router.channel.clone()).check(request).await;
+    let check = HealthClient::new(router.link.clone()).check(request).await;
     check.is_ok_and(|response| {
         response.into_inner().status() == tonic_health::pb::health_check_response::ServingStatus::Serving
     })

@@ -9,6 +9,7 @@
 //! * [`shutdown`]: the order in which a process ends
 //! * [`layer`]: deadline, trace, metrics and drain around every RPC
 //! * [`grpc`]: a gRPC server with all of it
+//! * [`in_process`]: the same server, called by the code of its own process
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
 //! * [`serving`]: listeners and the tasks behind them
@@ -21,6 +22,7 @@ pub mod config;
 pub mod grpc;
 pub mod health;
 pub mod identity;
+pub mod in_process;
 pub mod layer;
 pub mod metrics;
 pub mod paging;

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub use self::http::http_status;
+use crate::in_process::NotServing;
 
 /// The `domain` of every google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "ai-platform";
@@ -310,6 +311,7 @@ struct TransportError {
 fn never_left(status: &Status) -> bool {
     causes(status).any(|cause| {
         cause.is::<tonic::ConnectError>()
+            || cause.is::<NotServing>()
             || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
     })
 }

@@ -10,17 +10,16 @@ use service_kit::status::{PUSHBACK, Reason, code_name, normalise_client_error};
 use service_kit::telemetry::propagation;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tracing::{Instrument as _, field, info_span};
 
-use super::{Router, Routers};
+use super::{Link, Router, Routers};
 
 /// What the gateway keeps of a deadline for its own work.
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// The client that calls are made with.
-pub type Client = InferenceServiceClient<Channel>;
+pub type Client = InferenceServiceClient<Link>;
 
 /// What a call carries besides its message.
 #[derive(Debug, Clone)]
@@ -73,7 +72,7 @@ impl Routers {
         );
         let mut request = Request::from_parts(passed.metadata(&span), http::Extensions::new(), message);
         request.set_timeout(remaining.saturating_sub(MARGIN));
-        let client = InferenceServiceClient::new(router.channel.clone())
+        let client = InferenceServiceClient::new(router.link.clone())
             .max_decoding_message_size(self.max_message_bytes);
         let began = Instant::now();
         let result = call(client, request).instrument(span.clone()).await.map_err(normalise_client_error);

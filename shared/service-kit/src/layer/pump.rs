@@ -6,7 +6,7 @@
 //! too slow; then it drops the inner body at once, which cancels that work. When hyper drops the body, because the
 //! client is gone, the task ends with it.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
 use resilience::Deadline;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -73,22 +74,30 @@ struct Pump {
 
 impl Pump {
     async fn run(mut self, mut inner: Body) {
+        // Made once for the stream: a timer that is set and taken back for each frame costs more than the frame.
+        let mut expired = pin!(expiry(self.deadline));
+        let mut ended = pin!(self.end.cancelled());
         let cut = loop {
             let frame = tokio::select! {
                 biased;
                 frame = std::future::poll_fn(|cx| Pin::new(&mut inner).poll_frame(cx)) => frame,
-                () = expiry(self.deadline) => break deadline_exceeded(),
-                () = self.end.cancelled() => break shutting_down(),
+                () = &mut expired => break deadline_exceeded(),
+                () = &mut ended => break shutting_down(),
             };
             if let Some(code) = end_of(frame.as_ref()) {
                 self.observer.end(code);
             }
             let Some(frame) = frame else { return };
+            let frame = match self.sender.try_send(frame) {
+                Ok(()) => continue,
+                Err(TrySendError::Closed(_)) => return,
+                Err(TrySendError::Full(frame)) => frame,
+            };
             tokio::select! {
                 biased;
                 sent = self.sender.send(frame) => if sent.is_err() { return },
-                () = expiry(self.deadline) => break deadline_exceeded(),
-                () = self.end.cancelled() => break shutting_down(),
+                () = &mut expired => break deadline_exceeded(),
+                () = &mut ended => break shutting_down(),
                 () = tokio::time::sleep(SEND_TIMEOUT) => break too_slow(),
             }
         };

@@ -1,0 +1,191 @@
+//! A gRPC server called by the code of its own process: the same layers and routes as over the network, without the
+//! connection, HTTP/2 and the tasks in between.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwapOption;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use thiserror::Error;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::body::Body;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt as _};
+
+type Server = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// A way to a server of the same process. Until it serves, and when it no longer does, calls end as UNAVAILABLE, as
+/// those over the network would.
+#[derive(Clone, Default)]
+pub struct InProcess {
+    server: Arc<ArcSwapOption<Serving>>,
+}
+
+struct Serving {
+    server: Server,
+    calls: TaskTracker,
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("InProcess").field("serving", &self.server.load().is_some()).finish()
+    }
+}
+
+impl InProcess {
+    /// Lets `server` be called while `listening` lasts, and until all calls have ended that began before its end.
+    ///
+    /// # Errors
+    /// Those of `listening`.
+    pub async fn serve<S, E>(
+        &self,
+        server: S,
+        listening: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let calls = TaskTracker::new();
+        let serving = Serving { server: BoxCloneSyncService::new(server), calls: calls.clone() };
+        self.server.store(Some(Arc::new(serving)));
+        let withdraw = Withdraw(self);
+        let ended = listening.await;
+        drop(withdraw);
+        calls.close();
+        calls.wait().await;
+        ended
+    }
+}
+
+/// Takes the server back, also when the future that serves is dropped.
+struct Withdraw<'a>(&'a InProcess);
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        self.0.server.store(None);
+    }
+}
+
+/// The server of this process is not serving yet, or no longer. The call has not reached it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the server in this process is not serving")]
+pub struct NotServing;
+
+impl Service<Request<Body>> for InProcess {
+    type Response = Response<Body>;
+    type Error = NotServing;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, NotServing>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NotServing>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Held until the body is dropped: whoever waits for the calls waits for their streams.
+        let serving = self.server.load_full().map(|serving| (serving.server.clone(), serving.calls.token()));
+        Box::pin(async move {
+            let (server, call) = serving.ok_or(NotServing)?;
+            let Ok(response) = server.oneshot(request).await;
+            Ok(response.map(|inner| Body::new(CountedBody { inner, _call: call })))
+        })
+    }
+}
+
+struct CountedBody {
+    inner: Body,
+    _call: TaskTrackerToken,
+}
+
+impl HttpBody for CountedBody {
+    type Data = <Body as HttpBody>::Data;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::sync::oneshot;
+    use tokio_util::task::AbortOnDropHandle;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+    use crate::health::Health;
+    use crate::status::{never_reached_server, normalise_client_error};
+
+    async fn check(way: &InProcess) -> Result<(), tonic::Status> {
+        let answer = HealthClient::new(way.clone()).check(HealthCheckRequest::default()).await;
+        answer.map(|_| ()).map_err(normalise_client_error)
+    }
+
+    #[tokio::test]
+    async fn a_call_before_and_after_the_server_serves_never_reached_it() {
+        let way = InProcess::default();
+        let health = Health::new(&[], &[]).await;
+        let routes = tonic::service::Routes::new(health.service());
+        for _ in 0..2 {
+            let status = check(&way).await.unwrap_err();
+            assert_eq!(status.code(), tonic::Code::Unavailable);
+            assert!(never_reached_server(&status), "{status:?}");
+            way.serve(routes.clone(), async {
+                check(&way).await.unwrap();
+                Ok::<_, Infallible>(())
+            })
+            .await
+            .unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_serves_ends_when_the_last_stream_has() {
+        let way = InProcess::default();
+        let health = Health::new(&[], &[]).await;
+        let routes = tonic::service::Routes::new(health.service());
+        let (end, ended) = oneshot::channel::<()>();
+        let serving = way.clone();
+        let mut server = AbortOnDropHandle::new(tokio::spawn(async move {
+            serving.serve(routes, async { ended.await.map_err(|_| ()) }).await
+        }));
+        let mut client = HealthClient::new(way.clone());
+        let watch = loop {
+            match client.watch(HealthCheckRequest::default()).await {
+                Ok(watch) => break watch,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        end.send(()).unwrap();
+        while check(&way).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!server.is_finished());
+        drop(watch);
+        (&mut server).await.unwrap().unwrap();
+    }
+}
