@@ -146,7 +146,7 @@ impl Service for AgentRouter {
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
         let server = layer.layer(routes.clone().prepare());
-        let listening = grpc::serve(grpc, routes, layer, health, shutdown, ServerOptions::INTERNAL);
+        let listening = Box::pin(grpc::serve(grpc, routes, layer, health, shutdown, ServerOptions::INTERNAL));
         background.end_with(in_process.serve(server, listening), admin).await
     }
 }

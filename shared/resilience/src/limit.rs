@@ -275,5 +275,6 @@ fn towards(baseline: f64, mean: f64) -> f64 {
 }
 
 // Simulations of minutes, in the arithmetic of one thread: Miri would take hours over them and has nothing to see.
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests;

@@ -132,7 +132,7 @@ mod tests {
     use std::convert::Infallible;
 
     use tokio::sync::oneshot;
-    use tokio_util::task::AbortOnDropHandle;
+    use tokio::task::JoinSet;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -170,9 +170,8 @@ mod tests {
         let routes = tonic::service::Routes::new(health.service());
         let (end, ended) = oneshot::channel::<()>();
         let serving = way.clone();
-        let mut server = AbortOnDropHandle::new(tokio::spawn(async move {
-            serving.serve(routes, async { ended.await.map_err(|_| ()) }).await
-        }));
+        let mut server = JoinSet::new();
+        server.spawn(async move { serving.serve(routes, async { ended.await.map_err(|_| ()) }).await });
         let mut client = HealthClient::new(way.clone());
         let watch = loop {
             match client.watch(HealthCheckRequest::default()).await {
@@ -184,8 +183,8 @@ mod tests {
         while check(&way).await.is_ok() {
             tokio::task::yield_now().await;
         }
-        assert!(!server.is_finished());
+        assert!(server.try_join_next().is_none(), "a stream is still open");
         drop(watch);
-        (&mut server).await.unwrap().unwrap();
+        server.join_next().await.unwrap().unwrap().unwrap();
     }
 }

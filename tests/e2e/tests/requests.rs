@@ -67,7 +67,7 @@ async fn a_hanging_chain_answers_within_the_deadline() {
     suite.sim.fault("max", json!({"kind": "hang"})).await;
     suite.sim.fault("ollama", json!({"kind": "hang"})).await;
     let mut request = Request::new(question("x"));
-    request.set_timeout(Duration::from_millis(900));
+    request.set_timeout(Duration::from_secs(2));
     let mut client = suite.untimed_client();
     let began = Instant::now();
     let answer = client.chat(request).await.unwrap().into_inner();

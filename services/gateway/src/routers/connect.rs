@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use service_kit::config::Endpoint;
 use service_kit::grpc::channel;
-use service_kit::serving::ServeError;
 use service_kit::in_process::InProcess;
+use service_kit::serving::ServeError;
 
 use super::link::Link;
 
