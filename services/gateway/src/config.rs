@@ -1,10 +1,14 @@
 //! The gateway's sections of the configuration.
 
+mod limits;
+
 use serde::{Deserialize, Serialize};
 use service_kit::config::{Endpoint, EnvVar, ListenAddress, Parse, Problems, ServiceConfig, comma_separated};
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
+
+pub use limits::LimitsConfig;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -37,6 +41,8 @@ pub struct GatewayConfig {
     pub degraded_message: String,
     /// The largest request that is accepted, in bytes.
     pub max_request_bytes: usize,
+    /// What protects the gateway from its callers, and them from one another.
+    pub limits: LimitsConfig,
 }
 
 impl Default for GatewayConfig {
@@ -48,6 +54,7 @@ impl Default for GatewayConfig {
             routers: "http://127.0.0.1:50052".parse().into_iter().collect(),
             degraded_message: "Service temporarily unavailable".into(),
             max_request_bytes: 1024 * 1024,
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -76,6 +83,7 @@ impl ServiceConfig for Config {
         let largest = section.max_request_bytes;
         problems.require(largest >= 1024, "gateway.max_request_bytes", largest, "must be at least 1024");
         problems.require_plaintext("gateway.routers", &section.routers);
+        section.limits.check(problems);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
     }

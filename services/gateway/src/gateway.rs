@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
+use resilience::SystemClock;
 use service_kit::cli::Service;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
@@ -18,6 +19,7 @@ use service_kit::{admin, grpc};
 
 use crate::config::Config;
 use crate::http;
+use crate::limits::{Callers, LimitMetrics, Metered, PerCaller, Shed, SlowBody};
 use crate::routers::{Connect, OverNetwork, Routers};
 use crate::service::Inference;
 
@@ -81,7 +83,17 @@ impl Service for Gateway {
         health.watch_runtime(&background)?;
         background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
 
-        let inference = Inference::new(routers, &section.degraded_message);
+        let metrics = LimitMetrics::register(&mut registry);
+        let callers = Callers::new(section.limits.per_caller, Arc::new(SystemClock::new()));
+        // Both ports have the same layers around the same core, which count together.
+        let layers = (
+            layer,
+            Shed::new(section.limits.max_in_flight, metrics.clone()),
+            SlowBody::new(section.limits.body_timeout.0),
+            PerCaller::new(callers, metrics.clone()),
+        );
+
+        let inference = Metered::new(Inference::new(routers, &section.degraded_message), metrics);
         let openai = http::routes(inference.clone(), limits);
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(section.max_request_bytes)
@@ -96,10 +108,10 @@ impl Service for Gateway {
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        // Both ports have the same layers around the same core; the HTTP port has its edge around those.
-        let edge = (http::EdgeLayer, layer.clone());
+        // The HTTP port has its edge around the layers.
+        let edge = (http::EdgeLayer, layers.clone());
         let http = grpc::serve(http, openai, edge, health.clone(), shutdown.clone(), options(true));
-        let grpc = grpc::serve(grpc, services, layer, health, shutdown, options(false));
+        let grpc = grpc::serve(grpc, services, layers, health, shutdown, options(false));
         let servers = Box::pin(async { tokio::try_join!(grpc, http).map(|((), ())| ()) });
         background.end_with(servers, admin).await
     }

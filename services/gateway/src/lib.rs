@@ -8,6 +8,7 @@ pub mod config;
 mod degraded;
 mod gateway;
 mod http;
+pub mod limits;
 pub mod routers;
 pub mod service;
 

@@ -61,7 +61,7 @@ pub enum Reason {
     StreamInterrupted,
     /// No replica answered an operator's question.
     NoReplicaReachable,
-    /// The client does not read its stream.
+    /// The client does not read its stream, or does not send its request.
     ClientTooSlow,
     /// The method is not served by this version.
     NotServed,

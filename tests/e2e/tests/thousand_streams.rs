@@ -54,7 +54,9 @@ async fn start() -> Suite {
         ("AIP__TIERS__OLLAMA__CONCURRENCY__MAX", "2000".to_owned()),
     ];
     let router = start_router(&simulator, None, &wide).await;
-    let gateway = start_gateway(&router.url("grpc"), &wide[..1]).await;
+    // Room for what looks in while the streams run.
+    let roomy = [wide[0].clone(), ("AIP__GATEWAY__LIMITS__MAX_IN_FLIGHT", "2000".to_owned())];
+    let gateway = start_gateway(&router.url("grpc"), &roomy).await;
     Suite { sim: Sim::new(simulator.url("control")), simulator, router, gateway }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::BoxError;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body;
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Reads a body of JSON of at most so many bytes.
 pub(super) async fn read<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Vec<u8>, Status>
 where
-    B: Body<Data: AsRef<[u8]>> + Unpin,
+    B: Body<Data: AsRef<[u8]>, Error: Into<BoxError>> + Unpin,
 {
     check_type(headers)?;
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -29,9 +30,7 @@ where
     let mut body = body;
     let mut read = Vec::with_capacity(announced.min(limit));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_lost| {
-            Reason::InvalidRequest.status("the body ended before its announced end").build()
-        })?;
+        let frame = frame.map_err(lost)?;
         let Ok(data) = frame.into_data() else { continue };
         let data = data.as_ref();
         if read.len() + data.len() > limit {
@@ -43,6 +42,13 @@ where
         read.extend_from_slice(data);
     }
     Ok(read)
+}
+
+/// What became of a body that did not come to its end: a layer has cut it off and says why, or the client has.
+fn lost(error: impl Into<BoxError>) -> Status {
+    let cut_off = Status::try_from_error(error.into()).ok().filter(|status| Reason::of(status).is_some());
+    cut_off
+        .unwrap_or_else(|| Reason::InvalidRequest.status("the body ended before its announced end").build())
 }
 
 async fn discard<B>(body: &mut B)

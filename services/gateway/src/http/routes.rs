@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use tonic::{Extensions, Status};
 
 use super::{answer, body, request, stream};
+use crate::limits::Metered;
 use crate::service::Inference;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -52,12 +53,12 @@ pub(super) fn name(method: &Method, path: &str) -> &'static str {
 /// What the handlers share.
 #[derive(Debug, Clone)]
 struct Api {
-    inference: Inference,
+    inference: Metered<Inference>,
     limits: Limits,
 }
 
 /// The routes of the HTTP port.
-pub(crate) fn routes(inference: Inference, limits: Limits) -> Routes {
+pub(crate) fn routes(inference: Metered<Inference>, limits: Limits) -> Routes {
     let router = Router::new()
         .route(CHAT, post(complete).fallback(method_not_allowed))
         .route(MODELS, get(list_models).fallback(method_not_allowed))

@@ -1,0 +1,138 @@
+//! How many requests each caller may make, over time and at a time.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::body::hold;
+use super::caller::{CallerState, Slot};
+use super::callers::Callers;
+use super::metrics::{Limit, LimitMetrics};
+use super::rate::{self, Rate};
+use super::{is_exempt, refusal};
+
+/// Refuses what is more than a caller's requests. Clones share what each has taken.
+#[derive(Debug, Clone)]
+pub struct PerCaller {
+    callers: Callers,
+    metrics: LimitMetrics,
+}
+
+impl PerCaller {
+    /// A layer in front of which the caller of each request is found out.
+    pub fn new(callers: Callers, metrics: LimitMetrics) -> Self {
+        Self { callers, metrics }
+    }
+
+    fn admit(&self, caller: &CallerState) -> Result<(Slot, Option<rate::Left>), Status> {
+        // The place first: a request that is refused for want of one has not used up the rate.
+        let slot = caller
+            .begin_request()
+            .map_err(|most| refusal::over_number(&self.metrics, caller, Limit::ConcurrentRequests, most))?;
+        let left = caller.rate().map(|rate| {
+            let most = rate.pace().per_minute.get();
+            rate.take().map_err(|wait| refusal::over_rate(&self.metrics, caller, Limit::Requests, most, wait))
+        });
+        Ok((slot, left.transpose()?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn admit_for_test(&self, caller: &service_kit::identity::Caller) -> bool {
+        let mut extensions = http::Extensions::new();
+        extensions.insert(caller.clone());
+        self.callers.of(&extensions).is_none_or(|state| self.admit(&state).is_ok())
+    }
+}
+
+impl<S> Layer<S> for PerCaller {
+    type Service = Limited<S>;
+
+    fn layer(&self, inner: S) -> Limited<S> {
+        Limited { inner, layer: self.clone() }
+    }
+}
+
+/// A service with [`PerCaller`] around it.
+#[derive(Debug, Clone)]
+pub struct Limited<S> {
+    inner: S,
+    layer: PerCaller,
+}
+
+impl<S> Service<Request<Body>> for Limited<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if is_exempt(&request) {
+            return Box::pin(self.inner.call(request));
+        }
+        let Some(caller) = self.layer.callers.of(request.extensions()) else {
+            return Box::pin(self.inner.call(request));
+        };
+        let (slot, left) = match self.layer.admit(&caller) {
+            Ok(admitted) => admitted,
+            Err(status) => {
+                let mut refused: Response<Body> = status.into_http();
+                say(&caller, None, refused.headers_mut());
+                return Box::pin(std::future::ready(Ok(refused)));
+            }
+        };
+        request.extensions_mut().insert(Arc::clone(&caller));
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            say(&caller, left, answer.headers_mut());
+            Ok(match slot {
+                Some(slot) => answer.map(|body| hold(body, slot)),
+                None => answer,
+            })
+        })
+    }
+}
+
+/// Tells the caller where it stands, in the headers that OpenAI's clients know. The IETF's `RateLimit` header is a draft
+/// whose form has changed with almost every version, and no client of ours reads it.
+fn say(caller: &CallerState, left: Option<rate::Left>, headers: &mut HeaderMap) {
+    if let Some(pace) = caller.rate().map(Rate::pace) {
+        // A request that was refused found nothing left; a burst is earned again from there.
+        let left = left.unwrap_or(rate::Left { remaining: 0, reset: pace.refill() });
+        insert(headers, "x-ratelimit-limit-requests", &pace.per_minute);
+        insert(headers, "x-ratelimit-remaining-requests", &left.remaining);
+        insert(headers, "x-ratelimit-reset-requests", &seconds(left.reset));
+    }
+    if let Some(tokens) = caller.tokens() {
+        let left = tokens.left();
+        insert(headers, "x-ratelimit-limit-tokens", &tokens.per_minute());
+        insert(headers, "x-ratelimit-remaining-tokens", &left.remaining);
+        insert(headers, "x-ratelimit-reset-tokens", &seconds(left.reset));
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.3}s", time.as_secs_f64())
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &impl ToString) {
+    // Digits and a point: always a header's value.
+    if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,93 @@
+//! Whose limits a request counts against.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use http::Extensions;
+use service_kit::identity::Caller;
+use service_kit::tenant::Tenant;
+use tonic::transport::server::TcpConnectInfo;
+
+/// Whom a request is counted against.
+///
+/// Callers without a credential are told apart by their address. With one limit for all of them, any of them could keep
+/// the others out. Behind a proxy, all have the proxy's address and so are one: what a header says about an address is
+/// not believed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Who {
+    /// A caller with a credential. Of two tenants, both may call a caller the same.
+    Known(Tenant, Arc<str>),
+    /// Whoever is at an address.
+    Address(IpAddr),
+    /// All who cannot be told apart, or whom there is no room to.
+    Others,
+}
+
+impl Who {
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        match extensions.get::<Caller>() {
+            Some(caller) if !caller.is_anonymous() => {
+                Self::Known(caller.tenant.clone(), Arc::clone(&caller.id))
+            }
+            Some(_) | None => address(extensions).map_or(Self::Others, |address| Self::at(address.ip())),
+        }
+    }
+
+    fn at(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                // Whoever has one address of IPv6 has the 2^64 of its network.
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+            address @ IpAddr::V4(_) => address,
+        })
+    }
+
+    /// What a refusal calls it.
+    pub(super) fn subject(&self) -> String {
+        match self {
+            Self::Known(_, id) => format!("caller:{id}"),
+            Self::Address(address) => format!("address:{address}"),
+            Self::Others => "anonymous".to_owned(),
+        }
+    }
+}
+
+fn address(extensions: &Extensions) -> Option<SocketAddr> {
+    extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(address: &str) -> Who {
+        let mut extensions = Extensions::new();
+        extensions.insert(Caller::anonymous());
+        let remote_addr = Some(SocketAddr::new(address.parse().unwrap(), 1234));
+        extensions.insert(TcpConnectInfo { local_addr: None, remote_addr });
+        Who::of(&extensions)
+    }
+
+    #[test]
+    fn the_anonymous_are_told_apart_by_address_and_network() {
+        assert_eq!(at("192.0.2.1"), at("::ffff:192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+        assert_eq!(Who::of(&Extensions::new()), Who::Others);
+    }
+
+    #[test]
+    fn the_same_name_in_two_tenants_is_two_callers() {
+        let of = |tenant: &str| {
+            let mut extensions = Extensions::new();
+            let caller = Caller { id: Arc::from("ci"), tenant: Tenant::new(tenant), ..Caller::anonymous() };
+            extensions.insert(caller);
+            Who::of(&extensions)
+        };
+        assert_ne!(of("red"), of("blue"));
+        assert_eq!(of("red").subject(), "caller:ci");
+    }
+}
