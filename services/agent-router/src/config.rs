@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use service_kit::auth::Audience;
 use service_kit::config::{
     Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, ServiceConfig, comma_separated,
     value_or_text,
@@ -328,14 +329,16 @@ impl ServiceConfig for Config {
         &[ENVIRONMENT, ShutdownConfig::ENVIRONMENT, TelemetryConfig::ENVIRONMENT];
 
     fn check(&self, problems: &mut Problems) {
-        self.security.check("agent_router.grpc_listen", self.agent_router.grpc_listen, problems);
-        self.security.check("agent_router.admin_listen", self.agent_router.admin_listen, problems);
+        let (section, gateways) = (&self.agent_router, Audience::Gateways);
+        self.security.check(gateways, problems);
+        self.security.check_listener("agent_router.grpc_listen", section.grpc_listen, gateways, problems);
+        self.security.check_listener("agent_router.admin_listen", section.admin_listen, gateways, problems);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
         drop(Settings::of(self, problems));
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        self.tiers.values().flat_map(TierConfig::files).collect()
+        self.tiers.values().flat_map(TierConfig::files).chain(self.security.files()).collect()
     }
 }

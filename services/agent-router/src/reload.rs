@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `agents`, `tiers`, `fallback_chain` | new agents take the place of the old ones; requests in flight keep those that they began with |
 //! | `circuit_breaker` | breakers get their new settings, and keep their state as far as these allow |
+//! | `security` | who is let in: from the next request on |
 //! | the others | by a restart |
 //!
 //! The new agents are complete before anything that is in use is touched, so that a configuration that fails half-way has
@@ -14,6 +15,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use resilience::CircuitBreakerRegistry;
+use service_kit::auth::Guard;
 use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
 use tracing::info;
@@ -33,14 +35,16 @@ pub(crate) struct RouterReload {
     pub(crate) cache: Option<Arc<AnswerCache>>,
     pub(crate) breakers: Arc<CircuitBreakerRegistry>,
     pub(crate) metrics: ChainMetrics,
+    pub(crate) guard: Guard,
 }
 
 impl Reload<Config> for RouterReload {
     fn live_sections(&self) -> &'static [&'static str] {
-        &["agents", "circuit_breaker", "fallback_chain", "tiers"]
+        &["agents", "circuit_breaker", "fallback_chain", "security", "tiers"]
     }
 
     fn take_over(&self, config: &Config) -> Result<(), Problems> {
+        let guard = self.guard.read(&config.security)?;
         let Config { circuit_breaker, fallback_chain, tiers, agents, .. } = config.clone();
         let config = Config { circuit_breaker, fallback_chain, tiers, agents, ..self.started.clone() };
         let mut problems = Problems::default();
@@ -60,6 +64,7 @@ impl Reload<Config> for RouterReload {
         self.metrics.expect(&agents);
         let agents = self.agents.replace(agents);
         agents.settle(&settings, &self.breakers);
+        guard.apply();
         let removed = agents.forget_others(&self.breakers);
         if removed > 0 {
             info!(removed, "circuit breakers of backends that are gone were removed");

@@ -9,6 +9,7 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBre
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Bulkhead, CircuitBreakerRegistry, Randomness, SplitMix64, State, SystemClock};
+use service_kit::auth::{Audience, GrpcDoor, Guard};
 use service_kit::cli::Service;
 use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
@@ -17,6 +18,7 @@ use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::in_process::InProcess;
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
+use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
@@ -70,6 +72,10 @@ impl Service for AgentRouter {
         config.shutdown.clone()
     }
 
+    fn security(config: &Config) -> &SecurityConfig {
+        &config.security
+    }
+
     fn health_address(config: &Config) -> SocketAddr {
         config.agent_router.grpc_listen.0
     }
@@ -100,7 +106,7 @@ impl Service for AgentRouter {
             max_message_bytes,
             in_flight,
             identity,
-            reload: _,
+            reload,
             in_process,
         } = self;
         registry.register_collector(Box::new(BreakerCollector(Arc::clone(&breakers))));
@@ -143,10 +149,12 @@ impl Service for AgentRouter {
             .add_service(CircuitBreakerServiceServer::new(circuit_breakers))
             .add_service(FallbackChainServiceServer::new(FallbackChains::new(agents, identity)));
 
+        let layers = (layer, reload.guard.layer(GrpcDoor));
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        let server = layer.layer(routes.clone().prepare());
-        let listening = Box::pin(grpc::serve(grpc, routes, layer, health, shutdown, ServerOptions::INTERNAL));
+        let server = layers.layer(routes.clone().prepare());
+        let listening =
+            Box::pin(grpc::serve(grpc, routes, layers, health, shutdown, ServerOptions::INTERNAL));
         background.end_with(in_process.serve(server, listening), admin).await
     }
 }
@@ -189,6 +197,7 @@ impl AgentRouter {
             cache: store.cloned(),
             breakers: Arc::clone(&breakers),
             metrics: metrics.clone(),
+            guard: Guard::new(&config.security, Audience::Gateways, &mut registry)?,
         };
         let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.agent_router.admin_listen).await?;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use agent_router::config as router;
 use serde::{Deserialize, Serialize};
+use service_kit::auth::Audience;
+use service_kit::auth::gateway::secret_of_process;
 use service_kit::config::{Endpoint, EnvVar, ListenAddress, Problems, ServiceConfig};
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
@@ -132,6 +134,15 @@ impl Config {
         if simulated.len() == 2 { Vec::new() } else { simulated }
     }
 
+    /// Where callers are told apart, the services know each other by a secret of this process, unless they are given one.
+    fn security(&self) -> SecurityConfig {
+        let mut security = self.security.clone();
+        if security.asks_for_credentials(Audience::Callers) && security.gateway_secret_file.is_none() {
+            security.gateway_secret = secret_of_process().cloned();
+        }
+        security
+    }
+
     fn simulates_tier(&self, name: &str) -> bool {
         self.tiers.get(name).is_some_and(|tier| tier.endpoints.is_empty())
     }
@@ -160,7 +171,7 @@ impl Config {
             cache: self.cache.clone(),
             tiers,
             agents: self.agents.clone(),
-            security: self.security.clone(),
+            security: self.security(),
             shutdown: self.shutdown.clone(),
             telemetry: self.telemetry.clone(),
         }
@@ -174,7 +185,7 @@ impl Config {
         }
         gateway::config::Config {
             gateway: section,
-            security: self.security.clone(),
+            security: self.security(),
             shutdown: self.shutdown.clone(),
             telemetry: self.telemetry.clone(),
         }
@@ -188,7 +199,7 @@ impl Config {
         }
         api_server::config::Config {
             api_server: section,
-            security: self.security.clone(),
+            security: self.security(),
             shutdown: self.shutdown.clone(),
             telemetry: self.telemetry.clone(),
         }
@@ -214,7 +225,7 @@ impl ServiceConfig for Config {
             ("ollama_listen", sim.ollama_listen),
             ("control_listen", sim.control_listen),
         ] {
-            self.security.check(&format!("upstream_sim.{key}"), address, problems);
+            self.security.check_unguarded(&format!("upstream_sim.{key}"), address, problems);
         }
         let pace = sim.tokens_per_second;
         let rule = "must be 0 (as fast as possible) or a number of at least 0.001";
@@ -229,7 +240,7 @@ impl ServiceConfig for Config {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        self.tiers.values().flat_map(router::TierConfig::files).collect()
+        self.tiers.values().flat_map(router::TierConfig::files).chain(self.security.files()).collect()
     }
 }
 

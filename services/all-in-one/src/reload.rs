@@ -1,4 +1,4 @@
-//! What takes a new configuration over while the suite serves: the router.
+//! What takes a new configuration over while the suite serves: each service its part.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,17 +8,22 @@ use service_kit::config::reload::Reload;
 
 use crate::config::Config;
 
-/// Hands the router its part of a new configuration.
+/// Hands each service its part of a new configuration.
 pub(crate) struct SuiteReload {
+    pub(crate) gateway: Arc<dyn Reload<gateway::config::Config>>,
+    pub(crate) api_server: Arc<dyn Reload<api_server::config::Config>>,
     pub(crate) router: Arc<dyn Reload<agent_router::config::Config>>,
     /// Where MAX Serve and Ollama are simulated.
     pub(crate) upstreams: (SocketAddr, SocketAddr),
+    /// Where the router listens.
+    pub(crate) address: SocketAddr,
     /// Whether they are: simulators start with the process.
     pub(crate) simulates: bool,
 }
 
 impl Reload<Config> for SuiteReload {
     fn live_sections(&self) -> &'static [&'static str] {
+        // The router's are those of the others and more.
         self.router.live_sections()
     }
 
@@ -30,6 +35,9 @@ impl Reload<Config> for SuiteReload {
             return Err(problems);
         }
         let (max, ollama) = self.upstreams;
-        self.router.take_over(&config.router(max, ollama))
+        // The router first: it may refuse what the others have no part in.
+        self.router.take_over(&config.router(max, ollama))?;
+        self.gateway.take_over(&config.gateway(self.address))?;
+        self.api_server.take_over(&config.api_server(self.address))
     }
 }

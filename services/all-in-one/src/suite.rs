@@ -9,6 +9,7 @@ use gateway::Gateway;
 use service_kit::cli::Service;
 use service_kit::config::reload::Reload;
 use service_kit::metrics::{Registry, registry};
+use service_kit::security::SecurityConfig;
 use service_kit::serving::ServeError;
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
@@ -43,6 +44,10 @@ impl Service for AllInOne {
 
     fn shutdown(config: &Config) -> ShutdownConfig {
         config.shutdown.clone()
+    }
+
+    fn security(config: &Config) -> &SecurityConfig {
+        &config.security
     }
 
     fn health_address(config: &Config) -> SocketAddr {
@@ -105,6 +110,9 @@ impl Service for AllInOne {
     fn reload(&self) -> Arc<dyn Reload<Config>> {
         Arc::new(SuiteReload {
             router: self.router.reload(),
+            gateway: self.gateway.reload(),
+            api_server: self.api_server.reload(),
+            address: self.router.grpc_address(),
             upstreams: self.upstreams,
             simulates: self.simulator.is_some(),
         })

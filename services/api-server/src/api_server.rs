@@ -6,11 +6,14 @@ use std::sync::Arc;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
+use service_kit::auth::{Audience, GrpcDoor, Guard};
 use service_kit::cli::Service;
+use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
+use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
@@ -18,7 +21,9 @@ use service_kit::{admin, grpc};
 
 use crate::config::Config;
 use crate::fleet::Fleet;
+use crate::reload::ApiServerReload;
 use crate::rest;
+use crate::rest::RestDoor;
 use crate::service::ControlPlane;
 
 /// A bound api-server.
@@ -29,6 +34,7 @@ pub struct ApiServer {
     admin: Listener,
     registry: Registry,
     fleet: Arc<Fleet>,
+    guard: Guard,
 }
 
 impl Service for ApiServer {
@@ -42,6 +48,10 @@ impl Service for ApiServer {
 
     fn shutdown(config: &Config) -> ShutdownConfig {
         config.shutdown.clone()
+    }
+
+    fn security(config: &Config) -> &SecurityConfig {
+        &config.security
     }
 
     fn health_address(config: &Config) -> SocketAddr {
@@ -58,8 +68,12 @@ impl Service for ApiServer {
         vec![("grpc", self.grpc.address), ("http", self.http.address), ("admin", self.admin.address)]
     }
 
+    fn reload(&self) -> Arc<dyn Reload<Config>> {
+        Arc::new(ApiServerReload { guard: self.guard.clone() })
+    }
+
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { grpc, http, admin, mut registry, fleet } = self;
+        let Self { grpc, http, admin, mut registry, fleet, guard } = self;
         let services = [
             "aiplatform.resilience.v1.CircuitBreakerService",
             "aiplatform.resilience.v1.FallbackChainService",
@@ -78,8 +92,10 @@ impl Service for ApiServer {
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
         let servers = async {
-            let grpc = grpc::serve(grpc, routes, layer, health, shutdown.clone(), ServerOptions::INTERNAL);
-            tokio::try_join!(grpc, rest::serve(http, fleet, shutdown.clone())).map(|((), ())| ())
+            let layers = (layer, guard.layer(GrpcDoor));
+            let grpc = grpc::serve(grpc, routes, layers, health, shutdown.clone(), ServerOptions::INTERNAL);
+            let rest = rest::serve(http, fleet, guard.layer(RestDoor), shutdown.clone());
+            tokio::try_join!(grpc, rest).map(|((), ())| ())
         };
         background.end_with(servers, admin).await
     }
@@ -90,13 +106,16 @@ impl ApiServer {
     ///
     /// # Errors
     /// An address cannot be bound, or a replica's address cannot be used.
-    pub async fn bind_with(config: &Config, registry: Registry) -> Result<Self, ServeError> {
+    pub async fn bind_with(config: &Config, mut registry: Registry) -> Result<Self, ServeError> {
         let section = &config.api_server;
+        let guard = Guard::new(&config.security, Audience::Callers, &mut registry)?;
+        let fleet = Fleet::new(&section.routers, section.replica_timeout.0, guard.introduction())?;
         Ok(Self {
-            fleet: Arc::new(Fleet::new(&section.routers, section.replica_timeout.0)?),
+            fleet: Arc::new(fleet),
             grpc: Listener::bind("gRPC", section.grpc_listen).await?,
             http: Listener::bind("HTTP", section.http_listen).await?,
             admin: Listener::bind("the admin endpoint", section.admin_listen).await?,
+            guard,
             registry,
         })
     }

@@ -1,6 +1,9 @@
 //! The api-server's sections of the configuration.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+use service_kit::auth::Audience;
 use service_kit::config::{
     Endpoint, EnvVar, ListenAddress, Problems, Seconds, ServiceConfig, comma_separated,
 };
@@ -57,9 +60,11 @@ impl ServiceConfig for Config {
 
     fn check(&self, problems: &mut Problems) {
         let section = &self.api_server;
-        self.security.check("api_server.grpc_listen", section.grpc_listen, problems);
-        self.security.check("api_server.http_listen", section.http_listen, problems);
-        self.security.check("api_server.admin_listen", section.admin_listen, problems);
+        let callers = Audience::Callers;
+        self.security.check(callers, problems);
+        self.security.check_listener("api_server.grpc_listen", section.grpc_listen, callers, problems);
+        self.security.check_listener("api_server.http_listen", section.http_listen, callers, problems);
+        self.security.check_listener("api_server.admin_listen", section.admin_listen, callers, problems);
         let named = !section.routers.is_empty();
         problems.require(named, "api_server.routers", "[]", "must name at least one agent-router");
         let timeout = section.replica_timeout;
@@ -72,5 +77,9 @@ impl ServiceConfig for Config {
         problems.require_plaintext("api_server.routers", &section.routers);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.security.files()
     }
 }

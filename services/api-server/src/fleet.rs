@@ -8,11 +8,13 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBre
 use aiplatform_proto::resilience::v1::fallback_chain_service_client::FallbackChainServiceClient;
 use futures_util::future::join_all;
 use resilience::Deadline;
+use service_kit::auth::gateway::Introduction;
 use service_kit::config::Endpoint;
 use service_kit::grpc::channel;
 use service_kit::serving::ServeError;
 use service_kit::status::{Reason, normalise_client_error};
 use service_kit::telemetry::propagation;
+use service_kit::tenant::Tenant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -35,6 +37,7 @@ struct Replica {
 pub struct Fleet {
     replicas: Vec<Replica>,
     timeout: Duration,
+    introduction: Introduction,
 }
 
 /// What all replicas said together.
@@ -51,12 +54,16 @@ impl Fleet {
     ///
     /// # Errors
     /// An address cannot be used.
-    pub fn new(endpoints: &[Endpoint], timeout: Duration) -> Result<Self, ServeError> {
+    pub fn new(
+        endpoints: &[Endpoint],
+        timeout: Duration,
+        introduction: Introduction,
+    ) -> Result<Self, ServeError> {
         let replicas = endpoints
             .iter()
             .map(|endpoint| Ok(Replica { address: endpoint.authority(), channel: channel(endpoint, None)? }))
             .collect::<Result<_, ServeError>>()?;
-        Ok(Self { replicas, timeout })
+        Ok(Self { replicas, timeout, introduction })
     }
 
     /// The breakers of all replicas, by service, replica and name.
@@ -82,7 +89,7 @@ impl Fleet {
                 let mut breakers = Vec::new();
                 loop {
                     let page =
-                        client.list_circuit_breakers(with(request.clone(), timeout)).await?.into_inner();
+                        client.list_circuit_breakers(self.with(request.clone(), timeout)).await?.into_inner();
                     breakers.extend(page.circuit_breakers);
                     request.page_token = page.next_page_token;
                     if request.page_token.is_empty() {
@@ -111,7 +118,7 @@ impl Fleet {
         let call = |channel| {
             let (mut client, request) = (CircuitBreakerServiceClient::new(channel), request.clone());
             async move {
-                let response = client.get_circuit_breaker(with(request, timeout)).await?.into_inner();
+                let response = client.get_circuit_breaker(self.with(request, timeout)).await?.into_inner();
                 Ok((response.circuit_breakers, response.replicas))
             }
         };
@@ -148,7 +155,7 @@ impl Fleet {
                 let mut chains = Vec::new();
                 loop {
                     let page =
-                        client.list_fallback_chains(with(request.clone(), timeout)).await?.into_inner();
+                        client.list_fallback_chains(self.with(request.clone(), timeout)).await?.into_inner();
                     chains.extend(page.fallback_chains);
                     request.page_token = page.next_page_token;
                     if request.page_token.is_empty() {
@@ -178,7 +185,8 @@ impl Fleet {
         let call = |channel| {
             let (mut client, request) = (FallbackChainServiceClient::new(channel), request.clone());
             async move {
-                let response = client.get_fallback_chain_stats(with(request, timeout)).await?.into_inner();
+                let response =
+                    client.get_fallback_chain_stats(self.with(request, timeout)).await?.into_inner();
                 Ok((response.stats, response.replicas))
             }
         };
@@ -192,6 +200,18 @@ impl Fleet {
         }
         view.items.sort_by(|one, other| (&one.agent, &one.replica).cmp(&(&other.agent, &other.replica)));
         Ok(view)
+    }
+
+    /// A request to a router, with what is left of the caller's time.
+    fn with<M>(&self, message: M, timeout: Duration) -> Request<M> {
+        let mut headers = axum::http::HeaderMap::new();
+        propagation::inject(&Span::current(), &mut headers);
+        // Operators look at the whole fleet, on nobody's behalf.
+        self.introduction.add_to(&mut headers, &Tenant::default());
+        let metadata = MetadataMap::from_headers(headers);
+        let mut request = Request::from_parts(metadata, tonic::Extensions::new(), message);
+        request.set_timeout(timeout);
+        request
     }
 
     /// How long a replica may take, so that the others' word still reaches the caller.
@@ -257,13 +277,4 @@ pub fn breaker_key(breaker: &wire::CircuitBreaker) -> String {
 /// What chains are sorted by.
 pub fn chain_key(chain: &wire::FallbackChain) -> String {
     format!("{}\n{}", chain.agent, chain.replica)
-}
-
-fn with<M>(message: M, timeout: Duration) -> Request<M> {
-    let mut headers = axum::http::HeaderMap::new();
-    propagation::inject(&Span::current(), &mut headers);
-    let metadata = MetadataMap::from_headers(headers);
-    let mut request = Request::from_parts(metadata, tonic::Extensions::new(), message);
-    request.set_timeout(timeout);
-    request
 }

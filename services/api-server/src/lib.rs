@@ -6,6 +6,7 @@
 mod api_server;
 pub mod config;
 pub mod fleet;
+mod reload;
 pub mod rest;
 pub mod service;
 

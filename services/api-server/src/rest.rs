@@ -5,12 +5,18 @@ mod view;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use service_kit::auth::access::Need;
+use service_kit::auth::{AuthLayer, Door};
+use service_kit::identity::Role;
 use service_kit::serving::{Listener, ServeError};
 use service_kit::shutdown::Shutdown;
 use service_kit::status::{http_status, reason_of};
@@ -22,20 +28,42 @@ use crate::fleet::Fleet;
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(listener: Listener, fleet: Arc<Fleet>, shutdown: Shutdown) -> Result<(), ServeError> {
+pub async fn serve(
+    listener: Listener,
+    fleet: Arc<Fleet>,
+    auth: AuthLayer<RestDoor>,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
     let router = Router::new()
         .route("/circuit-breakers", get(circuit_breakers))
         .route("/fallback-chain/stats", get(fallback_chain_stats))
         .fallback(async || {
             Failure::not_found("no such path; there are /circuit-breakers and /fallback-chain/stats")
         })
-        .with_state(fleet);
+        .with_state(fleet)
+        .layer(auth);
     let closing = shutdown.closing().clone();
     let server = axum::serve(listener.listener, router)
         .with_graceful_shutdown(async move { closing.cancelled().await });
     // A client that holds its connection open must not hold the process.
     shutdown.abort().run_until_cancelled(async { server.await }).await.unwrap_or(Ok(()))?;
     Ok(())
+}
+
+/// The door of REST: it only looks, so that everything needs a viewer.
+#[derive(Debug, Clone, Copy)]
+pub struct RestDoor;
+
+impl Door for RestDoor {
+    type Body = Body;
+
+    fn need(&self, _head: &Parts) -> Need {
+        Need::Role(Role::Viewer)
+    }
+
+    fn refuse(&self, _head: &Parts, status: &Status) -> Response {
+        Failure::from(status.clone()).into_response()
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,6 +139,10 @@ impl From<Status> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }

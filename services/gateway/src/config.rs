@@ -2,7 +2,10 @@
 
 mod limits;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+use service_kit::auth::Audience;
 use service_kit::config::{Endpoint, EnvVar, ListenAddress, Parse, Problems, ServiceConfig, comma_separated};
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
@@ -69,15 +72,18 @@ impl ServiceConfig for Config {
 
     fn check(&self, problems: &mut Problems) {
         let section = &self.gateway;
-        self.security.check("gateway.grpc_listen", section.grpc_listen, problems);
-        self.security.check("gateway.http_listen", section.http_listen, problems);
-        self.security.check("gateway.admin_listen", section.admin_listen, problems);
+        let callers = Audience::Callers;
+        self.security.check(callers, problems);
+        self.security.check_listener("gateway.grpc_listen", section.grpc_listen, callers, problems);
+        self.security.check_listener("gateway.http_listen", section.http_listen, callers, problems);
+        self.security.check_listener("gateway.admin_listen", section.admin_listen, callers, problems);
         problems.require(
             !section.routers.is_empty(),
             "gateway.routers",
             "[]",
             "must name at least one agent-router",
         );
+        self.security.check_tenants(problems);
         let message = &section.degraded_message;
         problems.require(!message.is_empty(), "gateway.degraded_message", "\"\"", "must not be empty");
         let largest = section.max_request_bytes;
@@ -86,5 +92,9 @@ impl ServiceConfig for Config {
         section.limits.check(problems);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.security.files()
     }
 }

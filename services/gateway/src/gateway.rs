@@ -7,11 +7,14 @@ use std::time::Duration;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::SystemClock;
+use service_kit::auth::{Audience, GrpcDoor, Guard};
 use service_kit::cli::Service;
+use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
+use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
@@ -20,6 +23,7 @@ use service_kit::{admin, grpc};
 use crate::config::Config;
 use crate::http;
 use crate::limits::{Callers, LimitMetrics, Metered, PerCaller, Shed, SlowBody};
+use crate::reload::GatewayReload;
 use crate::routers::{Connect, OverNetwork, Routers};
 use crate::service::Inference;
 
@@ -40,6 +44,7 @@ pub struct Gateway {
     admin: Listener,
     registry: Registry,
     connector: Arc<dyn Connect>,
+    guard: Guard,
 }
 
 impl Service for Gateway {
@@ -53,6 +58,10 @@ impl Service for Gateway {
 
     fn shutdown(config: &Config) -> ShutdownConfig {
         config.shutdown.clone()
+    }
+
+    fn security(config: &Config) -> &SecurityConfig {
+        &config.security
     }
 
     fn health_address(config: &Config) -> SocketAddr {
@@ -69,11 +78,15 @@ impl Service for Gateway {
         vec![("grpc", self.grpc.address), ("http", self.http.address), ("admin", self.admin.address)]
     }
 
+    fn reload(&self) -> Arc<dyn Reload<Config>> {
+        Arc::new(GatewayReload { guard: self.guard.clone() })
+    }
+
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { config, grpc, http, admin, mut registry, connector } = self;
+        let Self { config, grpc, http, admin, mut registry, connector, guard } = self;
         let section = config.gateway;
         let routers = Routers::new(&section.routers, MAX_ANSWER_BYTES, &*connector, &mut registry)?;
-        let routers = Arc::new(routers);
+        let routers = Arc::new(routers.introduced_by(guard.introduction()));
         let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
         let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
         let named = methods(health.services()).into_iter().chain(http::NAMES.map(str::to_owned));
@@ -90,6 +103,7 @@ impl Service for Gateway {
             layer,
             Shed::new(section.limits.max_in_flight, metrics.clone()),
             SlowBody::new(section.limits.body_timeout.0),
+            guard.layer(GrpcDoor),
             PerCaller::new(callers, metrics.clone()),
         );
 
@@ -122,11 +136,12 @@ impl Gateway {
     ///
     /// # Errors
     /// An address cannot be bound.
-    pub async fn bind_with(config: Config, registry: Registry) -> Result<Self, ServeError> {
+    pub async fn bind_with(config: Config, mut registry: Registry) -> Result<Self, ServeError> {
+        let guard = Guard::new(&config.security, Audience::Callers, &mut registry)?;
         let grpc = Listener::bind("gRPC", config.gateway.grpc_listen).await?;
         let http = Listener::bind("HTTP", config.gateway.http_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.gateway.admin_listen).await?;
-        Ok(Self { config, grpc, http, admin, registry, connector: Arc::new(OverNetwork) })
+        Ok(Self { config, grpc, http, admin, registry, connector: Arc::new(OverNetwork), guard })
     }
 
     /// Has routers reached by `connector` instead of over the network.

@@ -9,6 +9,7 @@ mod degraded;
 mod gateway;
 mod http;
 pub mod limits;
+mod reload;
 pub mod routers;
 pub mod service;
 

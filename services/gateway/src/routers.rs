@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
+use service_kit::auth::gateway::Introduction;
 use service_kit::config::Endpoint;
 use service_kit::health::Health;
 use service_kit::serving::ServeError;
@@ -50,6 +51,7 @@ pub struct Routers {
     turn: AtomicUsize,
     max_message_bytes: usize,
     metrics: CallMetrics,
+    introduction: Introduction,
 }
 
 /// A call that no router answered.
@@ -83,7 +85,15 @@ impl Routers {
             turn: AtomicUsize::new(0),
             max_message_bytes,
             metrics: CallMetrics::register(registry),
+            introduction: Introduction::default(),
         })
+    }
+
+    /// Has the gateway introduce itself to routers, so that they take its word on the tenant.
+    #[must_use]
+    pub fn introduced_by(mut self, introduction: Introduction) -> Self {
+        self.introduction = introduction;
+        self
     }
 
     /// Calls one router after the other until one answers.

@@ -54,6 +54,7 @@ fn passed(extensions: &Extensions) -> Passed {
         // The layer around every call sets one; without it, a call has the default of a unary call.
         deadline: deadline.unwrap_or_else(|| Deadline::after(std::time::Duration::from_secs(60))),
         request_id: extensions.get().cloned(),
+        tenant: extensions.get().cloned().unwrap_or_default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line that all services share, and the life of a process: read, bind, run, drain.
 
 mod healthcheck;
+mod keys;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 use crate::config::reload::{NeedsRestart, Reload, Source, Watcher};
 use crate::config::{Environment, Loaded, ServiceConfig};
 use crate::health::READINESS;
+use crate::security::SecurityConfig;
 use crate::serving::ServeError;
 use crate::shutdown::{ABORT, SPANS, Shutdown, ShutdownConfig};
 use crate::telemetry::{Telemetry, TelemetryConfig};
@@ -39,6 +41,9 @@ pub trait Service: Sized + Send {
 
     /// The `shutdown` section.
     fn shutdown(config: &Self::Config) -> ShutdownConfig;
+
+    /// The `security` section.
+    fn security(config: &Self::Config) -> &SecurityConfig;
 
     /// The gRPC address that the health check asks.
     fn health_address(config: &Self::Config) -> SocketAddr;
@@ -89,6 +94,9 @@ enum Command {
         #[arg(long, value_name = "IP:PORT")]
         address: Option<SocketAddr>,
     },
+    /// Make API keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
 }
 
 /// Runs a service as this process. Returns its exit code: 0 after a shutdown, 1 after a failure, 2 for a configuration
@@ -118,6 +126,7 @@ pub fn run<S: Service>() -> ExitCode {
             let address = address.unwrap_or_else(|| S::health_address(&loaded.config));
             runtime.block_on(healthcheck::run(address, &service))
         }
+        Some(Command::Keys(command)) => keys::run(command, S::security(&loaded.config)),
         None => runtime.block_on(live::<S>(source, loaded)).map_err(|error| chain(&error)),
     };
     // Nothing is left that deserves waiting for: all servers have ended or were given up.
@@ -138,10 +147,14 @@ fn parse<S: Service>() -> Arguments {
 }
 
 fn print<T: ServiceConfig>(loaded: &Loaded<T>) -> ExitCode {
-    match std::io::stdout().lock().write_all(loaded.to_text().as_bytes()) {
+    match say(&loaded.to_text()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_closed) => ExitCode::FAILURE,
     }
+}
+
+fn say(text: &str) -> std::io::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes())
 }
 
 fn complain(name: &str, error: &impl Display) {

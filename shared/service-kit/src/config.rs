@@ -28,7 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use environment::{EnvVar, Environment, Parse};
-pub use error::{ConfigError, Problem, Problems};
+pub use error::{ConfigError, Problem, Problems, Refused};
 use files::Fingerprints;
 pub use types::{
     Endpoint, FromText, ListenAddress, Seconds, Secret, SecretUrl, comma_separated, value_or_text,

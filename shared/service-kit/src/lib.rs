@@ -1,5 +1,6 @@
 //! What every ai-platform binary needs to be a good citizen.
 //!
+//! * [`auth`]: who may call, and what they may do
 //! * [`config`]: one YAML document over the environment over defaults, parsed into types, refused with key, value and rule
 //! * [`cli`]: `--config`, `--print-config`, `healthcheck`, and the life of a process from start to drain
 //! * [`telemetry`]: logs, OTLP traces, W3C context
@@ -12,11 +13,13 @@
 //! * [`in_process`]: the same server, called by the code of its own process
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
+//! * [`security`]: what may be reached from outside, and by whom
 //! * [`serving`]: listeners and the tasks behind them
 //! * [`identity`]: who makes a request, and what it may do
 //! * [`tenant`]: on whose behalf a request is made
 
 pub mod admin;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod grpc;

@@ -55,6 +55,10 @@ pub enum Reason {
     CircuitBreakerNotFound,
     /// No such fallback chain.
     FallbackChainNotFound,
+    /// No valid credential.
+    Unauthenticated,
+    /// A caller without the role.
+    PermissionDenied,
     /// The process is ending.
     ShuttingDown,
     /// The upstream died in the middle of its answer.
@@ -98,6 +102,8 @@ impl Reason {
             | Self::FallbackChainNotFound
             | Self::PathNotFound => Code::NotFound,
             Self::NotServed | Self::MethodNotAllowed => Code::Unimplemented,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::PermissionDenied => Code::PermissionDenied,
             Self::Internal => Code::Internal,
         }
     }
@@ -119,6 +125,8 @@ impl Reason {
             Self::TierNotFound => "TIER_NOT_FOUND",
             Self::CircuitBreakerNotFound => "CIRCUIT_BREAKER_NOT_FOUND",
             Self::FallbackChainNotFound => "FALLBACK_CHAIN_NOT_FOUND",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::StreamInterrupted => "STREAM_INTERRUPTED",
             Self::NoReplicaReachable => "NO_REPLICA_REACHABLE",
@@ -231,6 +239,8 @@ impl StatusBuilder {
             | Reason::TierNotFound
             | Reason::CircuitBreakerNotFound
             | Reason::FallbackChainNotFound
+            | Reason::Unauthenticated
+            | Reason::PermissionDenied
             | Reason::NoReplicaReachable
             | Reason::ClientTooSlow
             | Reason::NotServed

@@ -5,6 +5,7 @@
 
 pub mod answers;
 pub mod chat;
+pub mod keys;
 pub mod metrics;
 pub mod process;
 pub mod redis;

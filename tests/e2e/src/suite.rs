@@ -66,6 +66,13 @@ impl Options {
         self
     }
 
+    /// With variables for all services.
+    #[must_use]
+    pub fn with_all(mut self, variables: Vec<(&'static str, String)>) -> Self {
+        self.variables.extend(variables);
+        self
+    }
+
     /// Starts the suite.
     pub async fn start(self) -> Suite {
         let redis = if self.redis { Some(Redis::start().await) } else { None };

@@ -85,7 +85,7 @@ async fn what_is_wrong_is_refused_with_key_value_and_rule() {
             "api-server",
             None,
             &[("AIP__API_SERVER__HTTP_LISTEN", "0.0.0.0:8081")],
-            "must be a loopback address unless security.allow_anonymous is true",
+            "must be a loopback address unless there are credentials",
         ),
         ("gateway", None, &[("PRESTOP_DELAY_SECONDS", "28")], "shutdown.termination_grace_period = 30s"),
         ("gateway", Some("gateway: ["), &[], "configuration file "),

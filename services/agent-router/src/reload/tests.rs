@@ -1,4 +1,5 @@
 use resilience::{State, SystemClock};
+use service_kit::auth::Audience;
 use service_kit::config::Seconds;
 use service_kit::metrics::Registry;
 
@@ -16,12 +17,14 @@ impl Running {
         let settings = Settings::of(&config, &mut Problems::default()).unwrap();
         let breakers = Arc::new(CircuitBreakerRegistry::new(Arc::new(SystemClock::new())));
         let agents = Agents::build(&settings, None, &breakers, None).unwrap();
+        let mut registry = Registry::default();
         let reload = RouterReload {
             started: config.clone(),
             agents: CurrentAgents::new(agents),
             cache: None,
             breakers,
-            metrics: ChainMetrics::register(&mut Registry::default()),
+            metrics: ChainMetrics::register(&mut registry),
+            guard: Guard::new(&config.security, Audience::Gateways, &mut registry).unwrap(),
         };
         Self { reload, config }
     }

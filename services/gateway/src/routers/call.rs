@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use resilience::Deadline;
+use service_kit::auth::gateway::Introduction;
 use service_kit::layer::{REQUEST_ID_HEADER, RequestId};
 use service_kit::status::{PUSHBACK, Reason, code_name, normalise_client_error};
 use service_kit::telemetry::propagation;
+use service_kit::tenant::Tenant;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
@@ -28,16 +30,19 @@ pub struct Passed {
     pub deadline: Deadline,
     /// The request's name.
     pub request_id: Option<RequestId>,
+    /// On whose behalf it is made.
+    pub tenant: Tenant,
 }
 
 impl Passed {
     /// The metadata that goes with the call.
-    fn metadata(&self, span: &tracing::Span) -> MetadataMap {
+    fn metadata(&self, span: &tracing::Span, introduction: &Introduction) -> MetadataMap {
         let mut headers = http::HeaderMap::new();
         propagation::inject(span, &mut headers);
         if let Some(value) = self.request_id.as_ref().and_then(|id| id.as_str().parse().ok()) {
             headers.insert(REQUEST_ID_HEADER, value);
         }
+        introduction.add_to(&mut headers, &self.tenant);
         MetadataMap::from_headers(headers)
     }
 }
@@ -70,7 +75,8 @@ impl Routers {
             server.address = host,
             server.port = port.parse::<u64>().ok(),
         );
-        let mut request = Request::from_parts(passed.metadata(&span), http::Extensions::new(), message);
+        let mut request =
+            Request::from_parts(passed.metadata(&span, &self.introduction), http::Extensions::new(), message);
         request.set_timeout(remaining.saturating_sub(MARGIN));
         let client = InferenceServiceClient::new(router.link.clone())
             .max_decoding_message_size(self.max_message_bytes);

@@ -57,6 +57,10 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Something cannot be used; why is among the [`Problems`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused;
+
 /// Collects problems, so that all of them are reported in one run.
 #[derive(Debug, Default)]
 pub struct Problems {

@@ -10,7 +10,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::AllTiersUnavailable,
         Self::CircuitOpen,
         Self::Overloaded,
@@ -25,6 +25,8 @@ impl Reason {
         Self::TierNotFound,
         Self::CircuitBreakerNotFound,
         Self::FallbackChainNotFound,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
         Self::ShuttingDown,
         Self::StreamInterrupted,
         Self::NoReplicaReachable,
@@ -51,6 +53,8 @@ impl Reason {
             | Self::NoEndpoints
             | Self::NoReplicaReachable
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::StreamInterrupted => StatusCode::BAD_GATEWAY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -1,0 +1,24 @@
+//! Takes a new configuration over while requests are answered: who is let in. The rest needs a restart.
+
+use service_kit::auth::Guard;
+use service_kit::config::Problems;
+use service_kit::config::reload::Reload;
+
+use crate::config::Config;
+
+/// The parts of a running api-server that a new configuration reaches.
+#[derive(Debug)]
+pub(crate) struct ApiServerReload {
+    pub(crate) guard: Guard,
+}
+
+impl Reload<Config> for ApiServerReload {
+    fn live_sections(&self) -> &'static [&'static str] {
+        &["security"]
+    }
+
+    fn take_over(&self, config: &Config) -> Result<(), Problems> {
+        self.guard.read(&config.security)?.apply();
+        Ok(())
+    }
+}
