@@ -98,7 +98,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_timeout_beyond_all_clocks_is_a_very_long_one() {
         let year = Duration::from_secs(86_400 * 365);
-        assert!(Deadline::after(Duration::MAX).remaining() >= year);
+        let remaining = Deadline::after(Duration::MAX).remaining();
+        assert!((29 * year..=31 * year).contains(&remaining), "{remaining:?}");
         assert!(Deadline::after(Duration::MAX).share(Some(Duration::MAX), ms(1)).remaining() >= year);
     }
 

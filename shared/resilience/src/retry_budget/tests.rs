@@ -96,6 +96,8 @@ fn every_operation_is_counted() {
 fn the_defaults_are_those_of_finagle() {
     let config = RetryBudgetConfig::default();
     assert_eq!(config, RetryBudgetConfig::new(0.2, 10, ms(10_000)).unwrap());
+    let (other, _) = budget(0.5, 3, ms(1000));
+    assert_eq!(*other.config(), RetryBudgetConfig::new(0.5, 3, ms(1000)).unwrap());
     assert_eq!((config.time_to_live(), config.floor_per_second()), (ms(10_000), 10));
     assert!((config.fraction() - 0.2).abs() < 1e-9);
 }
