@@ -1,5 +1,6 @@
 //! The gateway's sections of the configuration.
 
+mod http;
 mod limits;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
 
+pub use self::http::{CorsConfig, Origin};
 pub use limits::LimitsConfig;
 
 /// The whole configuration.
@@ -33,8 +35,10 @@ pub struct Config {
 pub struct GatewayConfig {
     /// Where gRPC is served.
     pub grpc_listen: ListenAddress,
-    /// Where the OpenAI-compatible API is served.
+    /// Where the OpenAI-compatible API and gRPC-Web are served.
     pub http_listen: ListenAddress,
+    /// Which pages browsers let call the HTTP port.
+    pub cors: CorsConfig,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_listen: ListenAddress,
     /// The agent-routers. Requests take turns between them.
@@ -53,6 +57,7 @@ impl Default for GatewayConfig {
         Self {
             grpc_listen: ListenAddress::loopback(50051),
             http_listen: ListenAddress::loopback(8080),
+            cors: CorsConfig::default(),
             admin_listen: ListenAddress::loopback(9464),
             routers: "http://127.0.0.1:50052".parse().into_iter().collect(),
             degraded_message: "Service temporarily unavailable".into(),

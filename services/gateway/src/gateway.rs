@@ -108,7 +108,7 @@ impl Service for Gateway {
         );
 
         let inference = Metered::new(Inference::new(routers, &section.degraded_message), metrics);
-        let openai = http::routes(inference.clone(), limits);
+        let core = inference.clone();
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(section.max_request_bytes)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -122,9 +122,10 @@ impl Service for Gateway {
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
-        // The HTTP port has its edge around the layers.
-        let edge = (http::EdgeLayer, layers.clone());
-        let http = grpc::serve(http, openai, edge, health.clone(), shutdown.clone(), options(true));
+        // The HTTP port has its edge around the layers, and its own routes within.
+        let openai = http::HttpRoutes::new(core, limits);
+        let edge = (http::cors_layer(&section.cors), http::EdgeLayer, layers.clone(), openai);
+        let http = grpc::serve(http, services.clone(), edge, health.clone(), shutdown.clone(), options(true));
         let grpc = grpc::serve(grpc, services, layers, health, shutdown, options(false));
         let servers = Box::pin(async { tokio::try_join!(grpc, http).map(|((), ())| ()) });
         background.end_with(servers, admin).await

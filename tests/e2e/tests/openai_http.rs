@@ -291,6 +291,10 @@ async fn what_is_no_request_of_ours_is_refused_as_such() {
     let (status, code, message) = send(api.client.post(format!("{}/v1/embeddings", api.base))).await;
     assert_eq!((status, code.as_str()), (404, "path_not_found"));
     assert!(message.contains("POST /v1/chat/completions"), "{message}");
+    // What a caller may do depends on the route: no method of gRPC is to be reached without one.
+    let method = format!("{}/aiplatform.inference.v1.InferenceService/Chat", api.base);
+    let (status, code, _) = send(api.client.post(method).header(json.0, json.1).body("{}")).await;
+    assert_eq!((status, code.as_str()), (404, "path_not_found"));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use aiplatform_proto::inference::v1::{
     CacheMode, ChatRequest, ContentPart, Message, Role, StreamChatRequest, Tool, ToolCall, content_part,
 };
 use e2e::chat::{Client, Streamed, question, text, user};
+use e2e::http;
 use e2e::suite::Options;
 use serde_json::{Value, json};
 use tonic::Request;
@@ -80,6 +81,39 @@ async fn ask_both_ways(client: &Client, chat: &ChatRequest) {
     }
 }
 
+/// The same over HTTP, as it should be and in every way in which it cannot be read.
+async fn ask_over_http(url: &str) {
+    let url = format!("{url}/v1/chat/completions");
+    let chat = json!({
+        "messages": [{"role": "user", "content": format!("the secret of the {MARKER}")}],
+        "tools": [{"type": "function", "function": {"name": "f", "description": MARKER}}],
+        "logit_bias": {MARKER: 1},
+    });
+    let with = |field: &str, value: Value| {
+        let mut changed = chat.clone();
+        changed[field] = value;
+        changed.to_string()
+    };
+    let bodies = [
+        chat.to_string(),
+        with("stream", json!(true)),
+        with("temperature", json!(MARKER)),
+        with("messages", json!([{"role": MARKER}])),
+        with("messages", json!([{"role": "user", "content": "x", MARKER: MARKER}])),
+        with("aip", json!({"tier": "max", MARKER: MARKER})),
+        with("n", json!(MARKER)),
+        format!("{{\"messages\": {MARKER}}}"),
+        MARKER.repeat(200_000),
+    ];
+    for body in bodies {
+        let request = http().post(&url).header("content-type", "application/json").body(body);
+        // Whatever comes of it.
+        if let Ok(response) = request.timeout(PATIENCE).send().await {
+            drop(response.bytes().await);
+        }
+    }
+}
+
 #[tokio::test]
 async fn prompts_and_answers_are_in_no_log_whatever_goes_wrong() {
     let mut suite = Options::new()
@@ -113,6 +147,10 @@ async fn prompts_and_answers_are_in_no_log_whatever_goes_wrong() {
     };
     ask_both_ways(&client, &refused).await;
     ask_both_ways(&client, &question(&MARKER.repeat(200_000))).await;
+    let port = suite.gateway.url("http");
+    ask_over_http(&port).await;
+    suite.sim.heal("max").await;
+    ask_over_http(&port).await;
     suite.router.signal("STOP").await;
     ask_both_ways(&client, &chat).await;
     suite.router.signal("CONT").await;

@@ -1,20 +1,12 @@
 //! The body of a request.
 
-use std::time::Duration;
-
 use axum::BoxError;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use service_kit::status::Reason;
 use tonic::Status;
-
-/// What is read and thrown away of a body that is too large. A client that is still sending when its connection closes is
-/// told of a reset, not of the limit; so most are heard to the end.
-const PATIENCE_BYTES: usize = 16 * 1024 * 1024;
-/// For so long.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads a body of JSON of at most so many bytes.
 pub(super) async fn read<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Vec<u8>, Status>
@@ -24,7 +16,7 @@ where
     check_type(headers)?;
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let announced = announced.unwrap_or_default();
-    if announced > limit && (headers.contains_key(EXPECT) || announced > PATIENCE_BYTES) {
+    if announced > limit {
         return Err(too_large(limit));
     }
     let mut body = body;
@@ -34,9 +26,6 @@ where
         let Ok(data) = frame.into_data() else { continue };
         let data = data.as_ref();
         if read.len() + data.len() > limit {
-            drop(read);
-            // Whether or not it came to an end in that time, the answer is the same.
-            drop(tokio::time::timeout(PATIENCE, discard(&mut body)).await);
             return Err(too_large(limit));
         }
         read.extend_from_slice(data);
@@ -49,18 +38,6 @@ fn lost(error: impl Into<BoxError>) -> Status {
     let cut_off = Status::try_from_error(error.into()).ok().filter(|status| Reason::of(status).is_some());
     cut_off
         .unwrap_or_else(|| Reason::InvalidRequest.status("the body ended before its announced end").build())
-}
-
-async fn discard<B>(body: &mut B)
-where
-    B: Body<Data: AsRef<[u8]>> + Unpin,
-{
-    let mut left = PATIENCE_BYTES;
-    while let Some(Ok(frame)) = body.frame().await {
-        let bytes = frame.data_ref().map_or(0, |data| data.as_ref().len());
-        let Some(rest) = left.checked_sub(bytes) else { return };
-        left = rest;
-    }
 }
 
 /// Only JSON, and as it is. A browser sends it to another origin after asking for leave alone, which other types need not.
@@ -92,7 +69,7 @@ fn too_large(limit: usize) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::{Full, StreamBody};
+    use http_body_util::Full;
     use service_kit::status::reason_of;
 
     type Bytes = <tonic::body::Body as Body>::Data;
@@ -119,21 +96,10 @@ mod tests {
         assert_eq!(refused(&[], "1234").await, None);
         assert_eq!(refused(&[(CONTENT_TYPE, "Application/JSON; charset=utf-8")], "1234").await, None);
         assert_eq!(refused(&[], "12345").await, too_large);
-        assert_eq!(refused(&[(CONTENT_LENGTH, "5"), (EXPECT, "100-continue")], "1").await, too_large);
+        assert_eq!(refused(&[(CONTENT_LENGTH, "5")], "1").await, too_large);
         assert_eq!(refused(&[(CONTENT_LENGTH, "99999999")], "1").await, too_large);
         assert_eq!(refused(&[(CONTENT_TYPE, "text/plain")], "1").await, unsupported);
         assert_eq!(refused(&[(CONTENT_TYPE, "application/jsonp")], "1").await, unsupported);
         assert_eq!(refused(&[(CONTENT_ENCODING, "gzip")], "1").await, unsupported);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_without_an_end_is_not_heard_for_ever() {
-        let began = tokio::time::Instant::now();
-        let piece = Bytes::from_static(b"12345");
-        let first = futures_util::stream::iter([Ok::<_, Status>(http_body::Frame::data(piece))]);
-        let endless = futures_util::StreamExt::chain(first, futures_util::stream::pending());
-        let status = read(&headers(&[]), StreamBody::new(endless), 4).await.unwrap_err();
-        assert_eq!(reason_of(&status).as_deref(), Some("REQUEST_TOO_LARGE"));
-        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
     }
 }

@@ -2,22 +2,25 @@
 //!
 //! Inside, everything is as on the gRPC port: the same layers around the same core, and whoever refuses a request, be it a
 //! layer or the core, does so with a gRPC status among the headers or trailers of its response. So the rules for deadlines,
-//! identity and limits are written once, and here is the one place where a status becomes an error of OpenAI's.
+//! identity and limits are written once, and here is the one place where a status becomes an error of OpenAI's. gRPC-Web is
+//! gRPC in another frame, and tonic's own layer changes that frame.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use service_kit::layer::HttpRoute;
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service};
 
-use super::{error, routes};
+use super::{error, routes, unread};
 
 /// Puts the edge around what answers in statuses.
 #[derive(Debug, Clone)]
@@ -39,7 +42,7 @@ pub(crate) struct Edge<S> {
 
 impl<S> Service<Request<Body>> for Edge<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -50,11 +53,32 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let route = routes::name(request.method(), request.uri().path());
-        request.extensions_mut().insert(HttpRoute(route));
-        let response = self.inner.call(request);
-        Box::pin(async move { Ok(translate(response.await?)) })
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The service that was made ready must be the one that is called.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_web = content_type.starts_with(b"application/grpc-web");
+        if !is_web && content_type.starts_with(b"application/grpc") {
+            let status = Status::unimplemented("gRPC is served on another port; here is gRPC-Web");
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
+        let (mut request, unread) = unread::lend(request);
+        let response = if is_web {
+            Either::Left(GrpcWebLayer::new().layer(inner).call(request))
+        } else {
+            let route = routes::name(request.method(), request.uri().path());
+            request.extensions_mut().insert(HttpRoute(route));
+            Either::Right(inner.call(request))
+        };
+        Box::pin(async move {
+            let response = response.await?;
+            let refused = Status::from_header_map(response.headers());
+            if let (Some(_), Some(unread)) = (refused, unread) {
+                unread.discard().await;
+            }
+            Ok(if is_web { response } else { translate(response) })
+        })
     }
 }
 

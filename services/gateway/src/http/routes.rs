@@ -1,5 +1,9 @@
 //! The paths of the HTTP port.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1 as wire;
@@ -12,12 +16,12 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use resilience::Deadline;
 use serde::Serialize;
-use service_kit::layer::{HTTP_TIMEOUT_HEADER, Limits};
+use service_kit::layer::{HTTP_TIMEOUT_HEADER, HttpRoute, Limits};
 use service_kit::status::Reason;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::service::Routes;
 use tonic::{Extensions, Status};
+use tower::{Layer, Service};
 
 use super::{answer, body, request, stream};
 use crate::limits::Metered;
@@ -57,15 +61,64 @@ struct Api {
     limits: Limits,
 }
 
-/// The routes of the HTTP port.
-pub(crate) fn routes(inference: Metered<Inference>, limits: Limits) -> Routes {
-    let router = Router::new()
-        .route(CHAT, post(complete).fallback(method_not_allowed))
-        .route(MODELS, get(list_models).fallback(method_not_allowed))
-        .route(MODEL, get(get_model).fallback(method_not_allowed))
-        .fallback(path_not_found)
-        .with_state(Api { inference, limits });
-    Routes::from(router)
+/// Answers plain HTTP by itself and leaves everything else to the services of gRPC, which gRPC-Web comes to.
+///
+/// What a request may do is decided by its route when it has one, and else by its path. So a request with a route must not
+/// come to a method by its path.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpRoutes {
+    router: Router,
+}
+
+impl HttpRoutes {
+    /// The routes to this core.
+    pub(crate) fn new(inference: Metered<Inference>, limits: Limits) -> Self {
+        let router = Router::new()
+            .route(CHAT, post(complete).fallback(method_not_allowed))
+            .route(MODELS, get(list_models).fallback(method_not_allowed))
+            .route(MODEL, get(get_model).fallback(method_not_allowed))
+            .fallback(path_not_found)
+            .with_state(Api { inference, limits });
+        Self { router }
+    }
+}
+
+impl<S> Layer<S> for HttpRoutes {
+    type Service = Routed<S>;
+
+    fn layer(&self, grpc: S) -> Routed<S> {
+        Routed { http: self.router.clone(), grpc }
+    }
+}
+
+/// The routes, beside the services of gRPC.
+#[derive(Debug, Clone)]
+pub(crate) struct Routed<S> {
+    http: Router,
+    grpc: S,
+}
+
+impl<S> Service<Request<Body>> for Routed<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // A router is always ready.
+        self.grpc.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.extensions().get::<HttpRoute>().is_none() {
+            return Box::pin(self.grpc.call(request));
+        }
+        let answer = self.http.call(request);
+        Box::pin(async move { Ok(answer.await?.map(Body::new)) })
+    }
 }
 
 /// A request that was refused, on this side of the edge.

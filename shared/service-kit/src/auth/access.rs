@@ -22,9 +22,11 @@ impl Need {
         }
     }
 
-    /// What a route of plain HTTP needs, by its name: a method and a path. `None` for one that is not known.
+    /// What a route of plain HTTP needs, by its name: a method and a path. `None` for one that is not known here. A name of
+    /// another kind stands for what is not served.
     pub fn of_route(route: &str) -> Option<Self> {
-        let (_, path) = route.split_once(' ')?;
+        // Whatever is not served: who asks is told so, as soon as it is known who that is.
+        let Some((_, path)) = route.split_once(' ') else { return Some(Self::Credential) };
         if path.starts_with("/v1/") {
             return Some(Self::Role(Role::Inference));
         }
@@ -68,11 +70,11 @@ mod tests {
             ("POST /v1/chat/completions", Some(Role::Inference)),
             ("GET /v1/models/{model}", Some(Role::Inference)),
             ("GET /circuit-breakers", Some(Role::Viewer)),
-            ("_OTHER", None),
             ("GET /v2/models", None),
         ] {
             assert_eq!(Need::of_route(route), role.map(Need::Role), "{route}");
         }
+        assert_eq!(Need::of_route("_OTHER"), Some(Need::Credential));
     }
 
     #[test]
