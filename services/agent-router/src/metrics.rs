@@ -1,8 +1,7 @@
 //! The router's metrics.
 //!
-//! Breakers are read when Prometheus asks: nothing of it is on a request's way.
+//! Tiers and breakers are read when Prometheus asks: nothing of it is on a request's way.
 
-mod breakers;
 mod pools;
 mod tiers;
 
@@ -17,7 +16,6 @@ use resilience::{Attempt, AttemptOutcome, ExtraCall};
 use service_kit::metrics::latency_histogram;
 
 use crate::agents::Agents;
-pub use breakers::BreakerCollector;
 pub use pools::PoolMetrics;
 pub use tiers::TierCollector;
 

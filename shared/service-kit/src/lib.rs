@@ -11,6 +11,7 @@
 //! * [`layer`]: deadline, trace, metrics and drain around every RPC
 //! * [`grpc`]: a gRPC server with all of it
 //! * [`in_process`]: the same server, called by the code of its own process
+//! * [`dns`]: the addresses of names
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
 //! * [`security`]: what may be reached from outside, and by whom
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod grpc;
 pub mod health;
 pub mod identity;

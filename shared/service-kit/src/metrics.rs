@@ -1,5 +1,7 @@
 //! The Prometheus registry and the metrics of every process and RPC server.
 
+mod breakers;
+pub mod collect;
 mod process;
 
 use std::collections::HashSet;
@@ -14,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 pub use prometheus_client::registry::Registry;
+
+pub use breakers::BreakerCollector;
 
 /// Upper bounds in seconds for calls that may be answered from memory or take minutes.
 const LATENCY_BUCKETS: [f64; 16] =

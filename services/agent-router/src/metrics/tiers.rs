@@ -5,8 +5,8 @@ use std::fmt;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use resilience::BulkheadSnapshot;
+use service_kit::metrics::collect::{counters, gauges};
 
-use super::breakers::{counters, gauges};
 use crate::agents::CurrentAgents;
 
 /// Reads the tiers of the agents.

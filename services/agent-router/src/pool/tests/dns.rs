@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use resilience::{Backend as _, CircuitBreakerConfig, Pool as _, SplitMix64, State};
+use service_kit::dns::{MAX_ADDRESSES, Resolver, Resolving};
 
 use super::super::EndpointPool;
-use super::super::dns::{MAX_ADDRESSES, Resolver, Resolving, refresh};
+use super::super::dns::refresh;
 use super::{backend, settings};
 use crate::metrics::PoolMetrics;
 

@@ -4,17 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use resilience::{CircuitBreaker, CircuitBreakerRegistry, Snapshot, State};
+
+use super::collect::{counters, gauges};
 
 /// Reads the breakers of a registry.
 #[derive(Debug)]
 pub struct BreakerCollector(pub Arc<CircuitBreakerRegistry>);
-
-type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 impl Collector for BreakerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -77,30 +74,4 @@ impl Collector for BreakerCollector {
 fn open_until(snapshot: &Snapshot) -> u64 {
     let until = snapshot.next_probe_in.map(|wait| std::time::SystemTime::now() + wait);
     until.and_then(|until| until.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs())
-}
-
-pub(super) fn gauges<'a>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    samples: impl Iterator<Item = (Labels<'a>, u64)>,
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in samples {
-        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
-pub(super) fn counters<'a>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    samples: impl Iterator<Item = (Labels<'a>, u64)>,
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, value) in samples {
-        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
-    }
-    Ok(())
 }
