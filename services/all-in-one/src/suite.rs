@@ -75,9 +75,12 @@ impl Service for AllInOne {
         }
         let router = AgentRouter::bind_with(&config.router(max, ollama), registry()).await?;
         let address = router.grpc_address();
-        let gateway = Gateway::bind_with(config.gateway(address), registry()).await?;
+        let mut gateway = Gateway::bind_with(config.gateway(address), registry()).await?;
+        if config.gateway.routers.is_empty() {
+            gateway = gateway.with_connector(Arc::new(router.in_process()));
+        }
         Ok(Self {
-            gateway: gateway.with_connector(Arc::new(router.in_process())),
+            gateway,
             api_server: ApiServer::bind_with(&config.api_server(address), registry()).await?,
             simulator,
             router,

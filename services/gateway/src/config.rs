@@ -1,8 +1,10 @@
 //! The gateway's sections of the configuration.
 
+mod balancing;
 mod http;
 mod limits;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
 
 pub use self::http::{CorsConfig, Origin};
+pub use balancing::BalancingConfig;
 pub use limits::LimitsConfig;
 
 /// The whole configuration.
@@ -41,9 +44,11 @@ pub struct GatewayConfig {
     pub cors: CorsConfig,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_listen: ListenAddress,
-    /// The agent-routers. Requests take turns between them.
+    /// The agent-routers. A host that is a name stands for all its addresses.
     #[serde(deserialize_with = "comma_separated")]
     pub routers: Vec<Endpoint>,
+    /// How they are found and looked after.
+    pub balancing: BalancingConfig,
     /// What the gateway answers when no router can be reached.
     pub degraded_message: String,
     /// The largest request that is accepted, in bytes.
@@ -60,6 +65,7 @@ impl Default for GatewayConfig {
             cors: CorsConfig::default(),
             admin_listen: ListenAddress::loopback(9464),
             routers: "http://127.0.0.1:50052".parse().into_iter().collect(),
+            balancing: BalancingConfig::default(),
             degraded_message: "Service temporarily unavailable".into(),
             max_request_bytes: 1024 * 1024,
             limits: LimitsConfig::default(),
@@ -88,6 +94,12 @@ impl ServiceConfig for Config {
             "[]",
             "must name at least one agent-router",
         );
+        let mut known = HashSet::new();
+        for router in &section.routers {
+            let rule = "must name each agent-router once";
+            problems.require(known.insert(router.authority()), "gateway.routers", router, rule);
+        }
+        section.balancing.check(problems);
         self.security.check_tenants(problems);
         let message = &section.degraded_message;
         problems.require(!message.is_empty(), "gateway.degraded_message", "\"\"", "must not be empty");

@@ -35,8 +35,22 @@ impl Unreachable {
         });
     }
 
+    /// A router that was not asked, because its breaker is open.
+    pub(crate) fn skip(&mut self, router: &str, started_after: Duration, why: &str) {
+        self.attempts.push(Attempt {
+            backend: router.to_owned(),
+            outcome: AttemptOutcome::SkippedBreaker.into(),
+            started_after: Some(to_proto_duration(started_after)),
+            detail: why.to_owned(),
+            ..Attempt::default()
+        });
+    }
+
     /// What happened, for people.
     pub(crate) fn summary(&self) -> String {
+        if self.attempts.is_empty() {
+            return "none is known".to_owned();
+        }
         let one = |attempt: &Attempt| format!("{} ({})", attempt.backend, attempt.detail);
         self.attempts.iter().map(one).collect::<Vec<_>>().join(", ")
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
-use resilience::SystemClock;
+use resilience::{Randomness, SplitMix64, SystemClock};
 use service_kit::auth::{Audience, GrpcDoor, Guard};
 use service_kit::cli::Service;
 use service_kit::config::reload::Reload;
@@ -24,11 +24,10 @@ use crate::config::Config;
 use crate::http;
 use crate::limits::{Callers, LimitMetrics, Metered, PerCaller, Shed, SlowBody};
 use crate::reload::GatewayReload;
-use crate::routers::{Connect, OverNetwork, Routers};
+use crate::routers::{Connect, Outside, OverNetwork, Routers};
 use crate::service::Inference;
 
-/// How old a client's connection may become. Drawn once a process from ±10 % around this, so that the clients of one
-/// replica do not all come back at once.
+/// How old a client's connection may become, give or take a tenth.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(15 * 60);
 /// Streams that one client connection may have open.
 const MAX_CONCURRENT_STREAMS: u32 = 256;
@@ -85,7 +84,13 @@ impl Service for Gateway {
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
         let Self { config, grpc, http, admin, mut registry, connector, guard } = self;
         let section = config.gateway;
-        let routers = Routers::new(&section.routers, MAX_ANSWER_BYTES, &*connector, &mut registry)?;
+        let randomness = Arc::new(SplitMix64::from_entropy());
+        let age = connection_age(&*randomness);
+        let clock = Arc::new(SystemClock::new());
+        let resolver = section.balancing.resolver()?;
+        let outside = Outside { connector, resolver, clock: clock.clone(), randomness };
+        let routers =
+            Routers::new(&section.routers, &section.balancing, outside, MAX_ANSWER_BYTES, &mut registry)?;
         let routers = Arc::new(routers.introduced_by(guard.introduction()));
         let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
         let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
@@ -94,10 +99,11 @@ impl Service for Gateway {
 
         let background = Background::new();
         health.watch_runtime(&background)?;
+        routers.resolve().await;
         background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
 
         let metrics = LimitMetrics::register(&mut registry);
-        let callers = Callers::new(section.limits.per_caller, Arc::new(SystemClock::new()));
+        let callers = Callers::new(section.limits.per_caller, clock);
         // Both ports have the same layers around the same core, which count together.
         let layers = (
             layer,
@@ -113,7 +119,6 @@ impl Service for Gateway {
             .max_decoding_message_size(section.max_request_bytes)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference);
-        let age = MAX_CONNECTION_AGE.mul_f64(rand::random_range(0.9..1.1));
         let options = |http1| ServerOptions {
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             max_connection_age: Some(age),
@@ -150,5 +155,23 @@ impl Gateway {
     pub fn with_connector(mut self, connector: Arc<dyn Connect>) -> Self {
         self.connector = connector;
         self
+    }
+}
+
+/// How old a client's connection may become in this process. Drawn once from ±10 %, so that the clients of several replicas that
+/// were started together do not all come back at once.
+fn connection_age(randomness: &dyn Randomness) -> Duration {
+    MAX_CONNECTION_AGE.mul_f64(0.9 + 0.2 * randomness.unit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_live_a_quarter_of_an_hour_give_or_take_a_tenth() {
+        let ages = (0..1000).map(|seed| connection_age(&SplitMix64::seeded(seed)).as_secs());
+        let (least, most) = ages.fold((u64::MAX, 0), |(least, most), age| (least.min(age), most.max(age)));
+        assert!((810..820).contains(&least) && (980..=990).contains(&most), "{least} to {most}");
     }
 }

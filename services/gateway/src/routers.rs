@@ -1,90 +1,100 @@
 //! The agent-routers, and calls to them.
 //!
-//! Requests take turns between the routers. A call that certainly did not reach a router, because there was no
-//! connection or it was being closed, goes to the next one; a call that may have reached one is not repeated.
+//! * [`pool`] says who they are and whom to ask first, [`names`] keeps it at the addresses of their names.
+//! * [`replica`] is what is known of one, [`checks`] finds it out.
+//! * [`call`] calls them until one answers; [`attempt`] is one such call.
+//! * [`connect`] makes the links that calls go through.
+//!
+//! What tonic does by itself is too little for this: it resolves a name once, does not check health, tries nothing again, and
+//! its own balancer goes on choosing the dead and waits for ever where there is nobody.
 
+mod attempt;
 mod call;
+mod checks;
 mod connect;
 mod link;
 mod metrics;
+mod names;
+mod pool;
+mod replica;
 
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
+use resilience::{
+    CircuitBreakerConfig, CircuitBreakerRegistry, Clock, Randomness, RetryBudget, RetryBudgetConfig,
+};
 use service_kit::auth::gateway::Introduction;
 use service_kit::config::Endpoint;
+use service_kit::dns::Resolver;
 use service_kit::health::Health;
 use service_kit::serving::ServeError;
-use service_kit::status::{Reason, is_transport_error, never_reached_server};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 
-use crate::degraded::Unreachable;
-pub(crate) use call::relay;
-pub use call::{Client, Passed};
+use crate::config::BalancingConfig;
+pub(crate) use attempt::relay;
+pub use attempt::{Client, Passed};
+pub(crate) use call::{Answered, CallError};
 pub use connect::{Connect, OverNetwork};
 pub use link::Link;
 use metrics::CallMetrics;
+use pool::Pool;
+pub(crate) use replica::Call;
 
-/// With less than this left, no router is asked.
-const MINIMUM: Duration = Duration::from_millis(100);
-/// How often the routers are asked for their health, and how long they may take.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-struct Router {
-    name: String,
-    link: Link,
+/// What the routers need of the world outside.
+#[derive(Debug, Clone)]
+pub struct Outside {
+    /// Makes the links.
+    pub connector: Arc<dyn Connect>,
+    /// Finds the addresses of names.
+    pub resolver: Arc<dyn Resolver>,
+    /// The breakers' time.
+    pub clock: Arc<dyn Clock>,
+    /// What choices and waits are drawn from.
+    pub randomness: Arc<dyn Randomness>,
 }
 
 /// All routers.
 #[derive(Debug)]
 pub struct Routers {
-    all: Vec<Router>,
-    turn: AtomicUsize,
+    pool: Arc<Pool>,
+    settings: BalancingConfig,
+    outside: Outside,
+    budget: RetryBudget,
     max_message_bytes: usize,
     metrics: CallMetrics,
     introduction: Introduction,
 }
 
-/// A call that no router answered.
-#[derive(Debug)]
-pub(crate) enum CallError {
-    /// No router could be reached.
-    Unreachable(Unreachable),
-    /// A router, or the deadline, ended the call.
-    Status(Status),
-}
-
 impl Routers {
-    /// The routers at these addresses. They are connected to when they are first needed.
+    /// The routers at these endpoints. They are connected to when they are first needed, and those at names are not known
+    /// before [`Routers::watch`] runs.
     ///
     /// # Errors
-    /// An address cannot be used.
+    /// An endpoint or a setting cannot be used.
     pub fn new(
         endpoints: &[Endpoint],
+        settings: &BalancingConfig,
+        outside: Outside,
         max_message_bytes: usize,
-        connector: &dyn Connect,
         registry: &mut Registry,
     ) -> Result<Self, ServeError> {
-        let all = endpoints
-            .iter()
-            .map(|endpoint| {
-                Ok(Router { name: endpoint.authority(), link: connector.connect(endpoint, None)? })
-            })
-            .collect::<Result<_, ServeError>>()?;
+        let breaker = CircuitBreakerConfig::consecutive_failures(
+            settings.failure_threshold,
+            settings.recovery_timeout.0,
+        )
+        .map_err(|error| ServeError::set_up("the routers' circuit breakers", error))?;
+        let Outside { connector, clock, randomness, .. } = outside.clone();
+        let budget = RetryBudget::new(RetryBudgetConfig::default(), Arc::clone(&clock));
+        let pool = Arc::new(Pool::new(endpoints, breaker, connector, clock, randomness)?);
+        let metrics = CallMetrics::register(registry, &pool);
         Ok(Self {
-            all,
-            turn: AtomicUsize::new(0),
+            pool,
+            settings: settings.clone(),
+            outside,
+            budget,
             max_message_bytes,
-            metrics: CallMetrics::register(registry),
+            metrics,
             introduction: Introduction::default(),
         })
     }
@@ -96,69 +106,20 @@ impl Routers {
         self
     }
 
-    /// Calls one router after the other until one answers.
-    pub(crate) async fn call<M, T, F, Fut>(
-        &self,
-        method: &'static str,
-        message: &M,
-        passed: Passed,
-        call: F,
-    ) -> Result<T, CallError>
-    where
-        M: Clone,
-        F: Fn(Client, Request<M>) -> Fut,
-        Fut: Future<Output = Result<T, Status>>,
-    {
-        let started = Instant::now();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut unreachable = Unreachable::default();
-        for offset in 0..self.all.len() {
-            let router = &self.all[first.wrapping_add(offset) % self.all.len()];
-            let remaining = passed.deadline.remaining();
-            if remaining < MINIMUM && offset > 0 {
-                // Nobody else can be asked, but there is time to say so.
-                break;
-            }
-            if remaining < MINIMUM {
-                let message = format!("{remaining:.0?} left: too little to ask a router");
-                return Err(CallError::Status(Reason::DeadlineExceeded.status(message).build()));
-            }
-            let began = Instant::now();
-            let result = self.call_one(method, router, message.clone(), &passed, remaining, &call).await;
-            let status = match result {
-                Ok(answer) => return Ok(answer),
-                Err(status) => status,
-            };
-            if !is_transport_error(&status) {
-                return Err(CallError::Status(relay(&status)));
-            }
-            unreachable.timed_out |= status.code() == Code::DeadlineExceeded;
-            unreachable.add(&router.name, began - started, began.elapsed(), status.message());
-            if !never_reached_server(&status) {
-                break;
-            }
-        }
-        Err(CallError::Unreachable(unreachable))
+    /// The breakers: one for each replica, by its name.
+    pub fn breakers(&self) -> &Arc<CircuitBreakerRegistry> {
+        self.pool.breakers()
     }
 
-    /// Keeps the health of `dependency-router` true: well while some router is ready.
+    /// Follows the names of the routers and checks whether they are there, and keeps the health of `dependency-router`
+    /// true: well while some router is ready.
     pub async fn watch(self: Arc<Self>, health: Health, stop: CancellationToken) {
         let watch = async {
-            loop {
-                let ready = join_all(self.all.iter().map(is_ready)).await;
-                health.set_dependency("router", ready.contains(&true)).await;
-                tokio::time::sleep(HEALTH_INTERVAL).await;
-            }
+            tokio::join!(self.follow(), self.check(&health));
         };
         stop.run_until_cancelled(watch).await.unwrap_or(());
     }
 }
 
-async fn is_ready(router: &Router) -> bool {
-    let mut request = Request::new(HealthCheckRequest::default());
-    request.set_timeout(HEALTH_INTERVAL);
-    let check = HealthClient::new(router.link.clone()).check(request).await;
-    check.is_ok_and(|response| {
-        response.into_inner().status() == tonic_health::pb::health_check_response::ServingStatus::Serving
-    })
-}
+#[cfg(test)]
+mod tests;

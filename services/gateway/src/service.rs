@@ -8,12 +8,12 @@ use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use aiplatform_proto::validation::violations;
 use futures_util::{Stream, stream};
 use resilience::Deadline;
-use service_kit::status::{Reason, invalid_request, is_transport_error, normalise_client_error};
+use service_kit::status::{Reason, invalid_request, normalise_client_error, transport_failure};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::warn;
 
 use crate::degraded::Unreachable;
-use crate::routers::{CallError, Client, Passed, Routers, relay};
+use crate::routers::{Answered, Call, CallError, Client, Passed, Routers, relay};
 
 /// Passes chats to routers.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ impl InferenceService for Inference {
             call,
         );
         match answer.await {
-            Ok(response) => Ok(Response::new(response.into_inner())),
+            Ok(answered) => Ok(Response::new(whole(answered))),
             Err(CallError::Status(status)) => Err(status),
             Err(CallError::Unreachable(unreachable)) => {
                 Self::may_degrade(&chat, &unreachable)?;
@@ -112,7 +112,10 @@ impl InferenceService for Inference {
             call,
         );
         match stream.await {
-            Ok(response) => Ok(Response::new(relay_stream(response.into_inner()))),
+            Ok(Answered { answer, mut call }) => {
+                call.begun();
+                Ok(Response::new(relay_stream(answer.into_inner(), call)))
+            }
             Err(CallError::Status(status)) => Err(status),
             Err(CallError::Unreachable(unreachable)) => {
                 Self::may_degrade(chat, &unreachable)?;
@@ -135,30 +138,42 @@ impl InferenceService for Inference {
             call,
         );
         match models.await {
-            Ok(response) => Ok(Response::new(response.into_inner())),
+            Ok(answered) => Ok(Response::new(whole(answered))),
             Err(CallError::Status(status)) => Err(status),
             Err(CallError::Unreachable(unreachable)) => Err(no_endpoints(&unreachable)),
         }
     }
 }
 
+/// A whole answer. Its call has ended.
+fn whole<T>(Answered { answer, call }: Answered<Response<T>>) -> T {
+    call.answered();
+    answer.into_inner()
+}
+
 /// Passes a router's stream on. Dropped, it resets the inner stream, which stops the work behind it.
-fn relay_stream(inner: Streaming<wire::StreamChatResponse>) -> ResponseStream {
-    Box::pin(stream::unfold(Some(inner), |inner| async move {
-        let mut inner = inner?;
+fn relay_stream(inner: Streaming<wire::StreamChatResponse>, call: Call) -> ResponseStream {
+    Box::pin(stream::unfold(Some((inner, call)), |state| async move {
+        let (mut inner, call) = state?;
         match inner.message().await {
-            Ok(Some(event)) => Some((Ok(event), Some(inner))),
-            Ok(None) => None,
-            Err(status) => Some((Err(interrupted(status)), None)),
+            Ok(Some(event)) => Some((Ok(event), Some((inner, call)))),
+            Ok(None) => {
+                call.answered();
+                None
+            }
+            Err(status) => Some((Err(interrupted(status, call)), None)),
         }
     }))
 }
 
-fn interrupted(status: Status) -> Status {
+/// What the client is told of a stream that broke off.
+fn interrupted(status: Status, call: Call) -> Status {
     let status = normalise_client_error(status);
-    if is_transport_error(&status) {
+    if transport_failure(&status).is_some() {
+        call.lost();
         warn!(error = status.message(), "connection to the router lost in a stream");
         return Reason::StreamInterrupted.status("the router was lost in the middle of the answer").build();
     }
+    call.answered();
     relay(&status)
 }

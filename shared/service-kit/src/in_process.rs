@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::health::Health;
-    use crate::status::{never_reached_server, normalise_client_error};
+    use crate::status::{TransportFailure, normalise_client_error, transport_failure};
 
     async fn check(way: &InProcess) -> Result<(), tonic::Status> {
         let answer = HealthClient::new(way.clone()).check(HealthCheckRequest::default()).await;
@@ -153,7 +153,7 @@ mod tests {
         for _ in 0..2 {
             let status = check(&way).await.unwrap_err();
             assert_eq!(status.code(), tonic::Code::Unavailable);
-            assert!(never_reached_server(&status), "{status:?}");
+            assert_eq!(transport_failure(&status), Some(TransportFailure::NotConnected), "{status:?}");
             way.serve(routes.clone(), async {
                 check(&way).await.unwrap();
                 Ok::<_, Infallible>(())

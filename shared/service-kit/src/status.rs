@@ -1,9 +1,9 @@
 //! Error reasons and their status codes: the one place where they meet.
 
+mod client;
 mod http;
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::time::Duration;
 
 use tonic::metadata::MetadataValue;
@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub use self::http::http_status;
-use crate::in_process::NotServing;
+pub use client::{TransportFailure, normalise_client_error, transport_failure};
 
 /// The `domain` of every google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "ai-platform";
@@ -282,54 +282,6 @@ pub fn reason_of(status: &Status) -> Option<String> {
     status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
 }
 
-/// A gRPC client's error in the terms of the specification.
-///
-/// A status that came over the wire is returned as it is. One that tonic made of a local error has that error as its
-/// source: there, tonic reports its own timeout as CANCELLED, a call that was still queued when its connection closed
-/// as CANCELLED, and a connection that died as UNKNOWN or INTERNAL.
-pub fn normalise_client_error(status: Status) -> Status {
-    if causes(&status).next().is_none() {
-        return status;
-    }
-    if causes(&status).any(<dyn Error>::is::<tonic::TimeoutExpired>) {
-        let mut late = Reason::DeadlineExceeded.status("no answer within the deadline").build();
-        late.set_source(std::sync::Arc::new(TransportError { never_left: false }));
-        return late;
-    }
-    let root = causes(&status).last().map(ToString::to_string).unwrap_or_default();
-    let mut lost = Status::unavailable(format!("connection lost: {root}"));
-    lost.set_source(std::sync::Arc::new(TransportError { never_left: never_left(&status) }));
-    lost
-}
-
-/// Whether a call that ended in this (normalised) status certainly did not reach the server.
-pub fn never_reached_server(status: &Status) -> bool {
-    causes(status).any(|cause| cause.downcast_ref::<TransportError>().is_some_and(|error| error.never_left))
-}
-
-/// Whether a (normalised) status was made here, by a lost connection or a silent server, and is not the server's word.
-pub fn is_transport_error(status: &Status) -> bool {
-    causes(status).any(<dyn Error>::is::<TransportError>)
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("no answer")]
-struct TransportError {
-    never_left: bool,
-}
-
-fn never_left(status: &Status) -> bool {
-    causes(status).any(|cause| {
-        cause.is::<tonic::ConnectError>()
-            || cause.is::<NotServing>()
-            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
-    })
-}
-
-fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(Error::source(status), |cause: &&(dyn Error + 'static)| (**cause).source())
-}
-
 /// The name of a status code in logs, metrics and traces.
 pub fn code_name(code: Code) -> &'static str {
     match code {
@@ -387,40 +339,5 @@ mod tests {
         let status = status.build();
         assert!(status.message().len() + status.details().len() < 6_000);
         assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), MAX_FIELDS);
-    }
-
-    #[test]
-    fn a_status_from_the_wire_is_left_alone() {
-        let status = normalise_client_error(Status::unknown("the server's own words"));
-        assert_eq!((status.code(), status.message()), (Code::Unknown, "the server's own words"));
-        assert!(!is_transport_error(&status));
-    }
-
-    #[tokio::test]
-    async fn a_refused_connection_never_reached_the_server() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let channel =
-            tonic::transport::Endpoint::try_from(format!("http://{address}")).unwrap().connect_lazy();
-        let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
-        let request = tonic_health::pb::HealthCheckRequest::default();
-        let status = normalise_client_error(client.check(request).await.unwrap_err());
-        assert_eq!(status.code(), Code::Unavailable);
-        assert!(never_reached_server(&status), "{status:?}");
-    }
-
-    #[tokio::test]
-    async fn tonics_own_timeout_is_a_deadline() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = silent.local_addr().unwrap();
-        let channel =
-            tonic::transport::Endpoint::try_from(format!("http://{address}")).unwrap().connect_lazy();
-        let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
-        let mut request = tonic::Request::new(tonic_health::pb::HealthCheckRequest::default());
-        request.set_timeout(Duration::from_millis(20));
-        let status = normalise_client_error(client.check(request).await.unwrap_err());
-        assert_eq!(status.code(), Code::DeadlineExceeded);
-        assert_eq!(reason_of(&status).as_deref(), Some("DEADLINE_EXCEEDED"));
     }
 }

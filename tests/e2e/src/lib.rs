@@ -5,6 +5,7 @@
 
 pub mod answers;
 pub mod chat;
+pub mod dns;
 pub mod keys;
 pub mod metrics;
 pub mod process;

@@ -1,0 +1,4 @@
+mod calls;
+mod checks;
+mod names;
+mod network;
