@@ -133,7 +133,7 @@ fn nonsense_is_refused_by_name() {
     let field = |result: Result<BulkheadConfig, InvalidConfig>| result.unwrap_err().field;
     assert_eq!(field(BulkheadConfig::new(0)), "bulkhead.max_concurrent");
     let config = BulkheadConfig::new(1).unwrap();
-    let queue = config.clone().with_queue(7, ms(5)).unwrap();
+    let queue = config.with_queue(7, ms(5)).unwrap();
     assert_eq!((queue.max_waiting(), queue.max_wait()), (7, ms(5)));
     assert_eq!(field(config.with_queue(0, ms(1))), "bulkhead.max_waiting");
     assert_eq!(field(config.with_queue(1, ms(0))), "bulkhead.max_wait");
