@@ -132,3 +132,6 @@ pub fn channel(endpoint: &Endpoint, address: Option<IpAddr>) -> Result<Channel, 
         .tcp_nodelay(true)
         .connect_lazy())
 }
+
+#[cfg(test)]
+mod tests;

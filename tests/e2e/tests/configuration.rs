@@ -59,7 +59,7 @@ async fn secrets_are_printed_by_nobody() {
 #[tokio::test]
 async fn what_is_wrong_is_refused_with_key_value_and_rule() {
     type Case<'a> = (&'a str, Option<&'a str>, &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 11] = [
         ("ai-platform", Some("gateway: {grpc_lisen: x}"), &[], "unknown key; did you mean `grpc_listen`?"),
         ("gateway", Some("gatewy: {}"), &[], "gatewy: unknown key; did you mean `gateway`?"),
         ("agent-router", None, &[("AIP__TIERS__MAX__MODLE", "x")], "did you mean `model`?"),
@@ -89,6 +89,18 @@ async fn what_is_wrong_is_refused_with_key_value_and_rule() {
         ),
         ("gateway", None, &[("PRESTOP_DELAY_SECONDS", "28")], "shutdown.termination_grace_period = 30s"),
         ("gateway", Some("gateway: ["), &[], "configuration file "),
+        (
+            "gateway",
+            None,
+            &[("AIP__GATEWAY__ROUTERS", "http://a:1,http://a:1")],
+            "gateway.routers = http://a:1 (environment AIP__GATEWAY__ROUTERS): must name each agent-router once",
+        ),
+        (
+            "gateway",
+            None,
+            &[("AIP__GATEWAY__BALANCING__NAME_SERVERS", "dns.example")],
+            "must be the IP address of a name server",
+        ),
     ];
     for (name, file, variables, expected) in cases {
         let ran = run(name, file, variables, &[]).await;

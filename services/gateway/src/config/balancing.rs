@@ -72,3 +72,32 @@ impl BalancingConfig {
         Ok(Arc::new(NameServers::new(&self.name_servers)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut BalancingConfig);
+
+    #[test]
+    fn what_cannot_work_is_refused_by_its_key() {
+        let refused = |change: Change| {
+            let (mut config, mut problems) = (BalancingConfig::default(), Problems::default());
+            change(&mut config);
+            config.check(&mut problems);
+            problems.found().iter().map(|problem| problem.key.clone()).collect::<Vec<_>>()
+        };
+        assert!(refused(|_| ()).is_empty());
+        let cases: [(Change, &str); 6] = [
+            (|config| config.dns_interval = Seconds::new(0), "dns_interval"),
+            (|config| config.check_interval = Seconds(Duration::from_millis(9)), "check_interval"),
+            (|config| config.check_timeout = Seconds::new(0), "check_timeout"),
+            (|config| config.check_timeout = Seconds::new(2), "check_timeout"),
+            (|config| config.failure_threshold = 0, "failure_threshold"),
+            (|config| config.recovery_timeout = Seconds::new(0), "recovery_timeout"),
+        ];
+        for (change, key) in cases {
+            assert!(refused(change).contains(&format!("gateway.balancing.{key}")), "{key}");
+        }
+    }
+}

@@ -1,9 +1,12 @@
 use std::time::Duration;
 
 use resilience::State;
+use service_kit::config::Seconds;
+use service_kit::health::Health;
 use tokio::time::Instant;
 
 use super::network::{Door, Mood, Network, ask};
+use crate::config::BalancingConfig;
 use crate::routers::Routers;
 use crate::routers::replica::Seen;
 
@@ -131,4 +134,49 @@ async fn a_router_that_is_down_opens_its_breaker_and_the_first_check_that_it_ans
     routers.check_once().await;
     assert_eq!(state(&routers, A), State::Closed);
     assert_eq!(ask(&routers).await.unwrap(), A);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_settings_of_a_breaker_are_those_of_the_configuration() {
+    let network = Network::of(&[A]);
+    let settings = BalancingConfig {
+        failure_threshold: 1,
+        recovery_timeout: Seconds::new(60),
+        ..BalancingConfig::default()
+    };
+    let routers = network.routers_with(&URLS[..1], &settings);
+    network.kill(A);
+    assert!(ask(&routers).await.is_err());
+    assert_eq!(state(&routers, A), State::Open);
+    // Nobody checks it: only the wait lets calls through again.
+    network.door(A, Door::Open);
+    tokio::time::advance(Duration::from_secs(50)).await;
+    assert!(ask(&routers).await.is_err());
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(ask(&routers).await.unwrap(), A);
+    assert_eq!(state(&routers, A), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_come_and_end_as_often_and_as_soon_as_they_are_set_to() {
+    let network = Network::of(&[A]);
+    network.mood(A, Mood::Frozen);
+    let settings = BalancingConfig {
+        check_interval: Seconds::new(4),
+        check_timeout: Seconds(Duration::from_millis(500)),
+        ..BalancingConfig::default()
+    };
+    let routers = network.routers_with(&URLS[..1], &settings);
+    let health = Health::new(&[], &["router"]).await;
+    let silence = async {
+        let began = Instant::now();
+        routers.pool.members()[0].silence().await;
+        began.elapsed()
+    };
+    let took = tokio::select! {
+        took = silence => took,
+        () = routers.check(&health) => unreachable!(),
+    };
+    // The second check began after 4 s, and ended half a second later.
+    assert!(took >= Duration::from_millis(4500) && took < Duration::from_millis(4600), "{took:?}");
 }

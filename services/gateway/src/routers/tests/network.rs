@@ -223,8 +223,13 @@ impl Network {
         Ok(ours)
     }
 
-    /// The routers at these endpoints, which are named by port alone where that is enough.
+    /// The routers at these endpoints.
     pub(super) fn routers(&self, endpoints: &[&str]) -> Arc<Routers> {
+        self.routers_with(endpoints, &BalancingConfig::default())
+    }
+
+    /// The routers at these endpoints, with settings of their own.
+    pub(super) fn routers_with(&self, endpoints: &[&str], settings: &BalancingConfig) -> Arc<Routers> {
         let endpoints: Vec<Endpoint> = endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
         let outside = Outside {
             connector: Arc::new(self.clone()),
@@ -232,8 +237,7 @@ impl Network {
             clock: Arc::new(SystemClock::new()),
             randomness: Arc::new(SplitMix64::seeded(7)),
         };
-        let settings = BalancingConfig::default();
-        let routers = Routers::new(&endpoints, &settings, outside, 4096, &mut Registry::default());
+        let routers = Routers::new(&endpoints, settings, outside, 4096, &mut Registry::default());
         Arc::new(routers.unwrap())
     }
 }
