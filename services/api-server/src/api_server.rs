@@ -97,7 +97,7 @@ impl Service for ApiServer {
             let rest = rest::serve(http, fleet, guard.layer(RestDoor), shutdown.clone());
             tokio::try_join!(grpc, rest).map(|((), ())| ())
         };
-        background.end_with(servers, admin).await
+        Box::pin(background.end_with(servers, admin)).await
     }
 }
 

@@ -15,7 +15,7 @@ use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
 use service_kit::security::SecurityConfig;
-use service_kit::serving::{Background, Listener, ServeError};
+use service_kit::serving::{Background, Connections, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
 use service_kit::{admin, grpc};
@@ -92,7 +92,11 @@ impl Service for Gateway {
         let routers =
             Routers::new(&section.routers, &section.balancing, outside, MAX_ANSWER_BYTES, &mut registry)?;
         let routers = Arc::new(routers.introduced_by(guard.introduction()));
-        let limits = Limits { message_bytes: section.max_request_bytes, ..Limits::default() };
+        let limits = Limits {
+            message_bytes: section.max_request_bytes,
+            send: section.limits.write_timeout.0,
+            ..Limits::default()
+        };
         let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
         let named = methods(health.services()).into_iter().chain(http::NAMES.map(str::to_owned));
         let layer = CallLayer::new(named, limits, shutdown.clone(), &mut registry);
@@ -122,8 +126,11 @@ impl Service for Gateway {
         let options = |http1| ServerOptions {
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             max_connection_age: Some(age),
+            ping: section.limits.ping(),
             http1,
         };
+        let connections = Connections::new(section.limits.connections(), &mut registry);
+        let (grpc, http) = (grpc.watched(connections.clone()), http.watched(connections));
 
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());

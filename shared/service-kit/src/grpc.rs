@@ -14,12 +14,25 @@ use tower::{Layer, Service};
 
 use crate::config::Endpoint;
 use crate::health::Health;
-use crate::serving::{Listener, ServeError};
+use crate::serving::{Incoming, Listener, ServeError};
 use crate::shutdown::Shutdown;
 
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// When a client of HTTP/2 is asked whether it is still there. One that sends a frame without an end is found out by it too.
+#[derive(Debug, Clone, Copy)]
+pub struct Ping {
+    /// How long nothing is heard before it is asked.
+    pub interval: Duration,
+    /// How long it has for its answer.
+    pub timeout: Duration,
+}
+
+impl Ping {
+    /// Often enough for load balancers, which forget connections after some minutes.
+    pub const USUAL: Self = Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) };
+}
 
 /// What differs between a public server and one inside the suite.
 #[derive(Debug, Clone, Copy)]
@@ -28,13 +41,16 @@ pub struct ServerOptions {
     pub max_concurrent_streams: u32,
     /// How old a connection may become before its client is told to make a new one.
     pub max_connection_age: Option<Duration>,
+    /// When a client is asked whether it is still there.
+    pub ping: Ping,
     /// Whether HTTP/1.1 is spoken beside HTTP/2.
     pub http1: bool,
 }
 
 impl ServerOptions {
     /// For the suite's own services, which share one connection for all their requests.
-    pub const INTERNAL: Self = Self { max_concurrent_streams: 4096, max_connection_age: None, http1: false };
+    pub const INTERNAL: Self =
+        Self { max_concurrent_streams: 4096, max_connection_age: None, ping: Ping::USUAL, http1: false };
 }
 
 /// The routes of health and reflection, to which a service adds its own.
@@ -89,14 +105,14 @@ where
         Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     <L::Service as Service<Request<Body>>>::Future: Send,
 {
-    let incoming = TcpIncoming::from(listener.listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(KEEPALIVE_INTERVAL));
+    let incoming =
+        TcpIncoming::from(listener.listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
+    let incoming = Incoming::new(incoming, listener.connections);
     let mut server = Server::builder()
         .accept_http1(options.http1)
         .max_concurrent_streams(options.max_concurrent_streams)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(options.ping.interval))
+        .http2_keepalive_timeout(Some(options.ping.timeout))
         .http2_max_header_list_size(MAX_HEADER_LIST);
     if let Some(age) = options.max_connection_age {
         server = server.max_connection_age(age);

@@ -27,7 +27,7 @@ use tracing::Instrument as _;
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
 use crate::shutdown::Shutdown;
 use crate::status::Reason;
-use body::ObservedBody;
+use body::whole;
 use observer::Observer;
 use pump::PumpedBody;
 use request::Call;
@@ -42,6 +42,8 @@ pub struct Limits {
     pub streaming: Duration,
     /// The longest for any call.
     pub cap: Duration,
+    /// How long a client may leave a part of a stream untaken.
+    pub send: Duration,
     /// The size of a message, in bytes. tonic enforces it, by the same number given to each service; here it is only
     /// told to the caller.
     pub message_bytes: usize,
@@ -53,6 +55,7 @@ impl Default for Limits {
             unary: Duration::from_secs(60),
             streaming: Duration::from_secs(300),
             cap: Duration::from_secs(300),
+            send: Duration::from_secs(30),
             message_bytes: 4 * 1024 * 1024,
         }
     }
@@ -160,18 +163,33 @@ where
                 if is_too_large(&status) {
                     return Ok(observer.refuse(&too_large(shared.limits.message_bytes), &call.request_id));
                 }
+                if is_malformed(&status) {
+                    return Ok(observer.refuse(&malformed(&status), &call.request_id));
+                }
                 observer.end_with(&status);
                 return Ok(Response::from_parts(parts, body));
             }
             observer.span().record("http.response.status_code", parts.status.as_u16());
             let body = if call.is_streaming(&parts.headers) {
-                PumpedBody::start(body, deadline, end, observer)
+                PumpedBody::start(body, deadline, end, shared.limits.send, observer)
             } else if call.is_http() {
                 // It is whole, and has no trailers that would say more.
                 observer.end(Code::Ok);
                 body
             } else {
-                Body::new(ObservedBody::new(body, observer))
+                let read = tokio::select! {
+                    biased;
+                    read = whole(body) => read,
+                    () = expiry(deadline) => Err(deadline_exceeded()),
+                    () = end.cancelled() => Err(shutting_down()),
+                };
+                match read {
+                    Ok((body, code)) => {
+                        observer.end(code);
+                        body
+                    }
+                    Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
+                }
             };
             Ok(Response::from_parts(parts, body))
         };
@@ -200,6 +218,16 @@ fn shutting_down() -> Status {
 /// tonic refuses a message over its limit as OUT_OF_RANGE, where gRPC's specification says RESOURCE_EXHAUSTED.
 fn is_too_large(status: &Status) -> bool {
     status.code() == Code::OutOfRange && status.message().contains("decoded message length too large")
+}
+
+/// tonic calls a message that is no protobuf INTERNAL. It is the caller's fault, and no failure of the server.
+fn is_malformed(status: &Status) -> bool {
+    status.code() == Code::Internal && status.message().starts_with("failed to decode Protobuf message")
+}
+
+fn malformed(status: &Status) -> Status {
+    // Names the field and what is wrong with it, and repeats nothing of what is in it.
+    Reason::InvalidRequest.status(status.message()).build()
 }
 
 fn too_large(limit: usize) -> Status {

@@ -1,5 +1,7 @@
 //! Listeners, the tasks behind them, and what stops a service from serving.
 
+mod connections;
+
 use std::future::Future;
 use std::net::SocketAddr;
 
@@ -9,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ListenAddress;
+pub(crate) use connections::Incoming;
+pub use connections::{ConnectionLimits, Connections};
 
 /// A service that cannot start or go on.
 #[derive(Debug, Error)]
@@ -55,6 +59,8 @@ pub struct Listener {
     pub listener: TcpListener,
     /// Where it listens, with the port that was chosen for port 0.
     pub address: SocketAddr,
+    /// What counts and watches its connections.
+    pub(crate) connections: Connections,
 }
 
 impl Listener {
@@ -66,7 +72,15 @@ impl Listener {
         let failed = |source| ServeError::Bind { purpose, address: address.0, source };
         let listener = TcpListener::bind(address.0).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, connections: Connections::default() })
+    }
+}
+
+impl Listener {
+    /// Has connections counted and watched by `connections`.
+    #[must_use]
+    pub fn watched(self, connections: Connections) -> Self {
+        Self { connections, ..self }
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use aiplatform_proto::inference::v1::Sampling;
+use aiplatform_proto::inference::v1::{ListModelsRequest, Sampling};
 use e2e::chat::{Client, Streamed, channel, open, question};
 use e2e::eventually;
+use e2e::keys::{Key, Keys};
 use e2e::metrics::Metrics;
 use e2e::suite::{Options, Suite};
 use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -149,4 +152,70 @@ async fn over_http_the_same_limits_are_told_as_openais_clients_know_them() {
     let error: serde_json::Value = refused.json().await.unwrap();
     assert_eq!(error["error"]["code"], "rate_limit_exceeded");
     assert_eq!(error["aip"]["metadata"]["limit"], "requests");
+}
+
+/// What a tenant asked for and got.
+struct Taken {
+    asked: u32,
+    got: u32,
+    time: Duration,
+}
+
+/// Asks ten times as often as it may, as far as the machine can.
+async fn ask_too_much(mut client: Client, key: Key, rate: u32) -> Taken {
+    let every = Duration::from_secs(1) / (10 * rate);
+    let (began, mut taken) = (Instant::now(), Taken { asked: 0, got: 0, time: Duration::ZERO });
+    while taken.asked < 10 * rate * SECONDS {
+        tokio::time::sleep_until(began + every * taken.asked).await;
+        taken.asked += 1;
+        match client.list_models(key.on(ListModelsRequest::default())).await {
+            Ok(_) => taken.got += 1,
+            Err(status) => {
+                let details = status.get_error_details();
+                assert_eq!(details.error_info().unwrap().reason, "RATE_LIMITED", "{status:?}");
+                let subject = &details.quota_failure().unwrap().violations[0].subject;
+                assert_eq!(*subject, format!("caller:{}", key.line["id"].as_str().unwrap()));
+            }
+        }
+        taken.time = began.elapsed();
+    }
+    taken
+}
+
+const SECONDS: u32 = 4;
+
+/// The exact shares are a unit test's; here it is the running gateway with its keys.
+#[tokio::test]
+async fn a_hundred_tenants_that_ask_for_ten_times_their_rate_have_their_shares() {
+    const TENANTS: u32 = 100;
+    let keys = Keys::new();
+    let mut made = Vec::new();
+    for tenant in 0..TENANTS {
+        // One or two requests a second, and twenty at once.
+        let rate = 1 + tenant % 2;
+        let key = keys.make(&format!("tenant-{tenant}"), &["inference"]).await;
+        made.push((key.with("limits", json!({"requests_per_minute": 60 * rate, "burst": 20})), rate));
+    }
+    keys.set(&made.iter().map(|(key, _)| key).collect::<Vec<_>>());
+    let mut options = Options::new();
+    for (name, value) in keys.variables() {
+        options = options.with(name, value);
+    }
+    let suite = options.start().await;
+    let mut tenants = JoinSet::new();
+    let client = suite.client();
+    for (key, rate) in made {
+        let client = client.clone();
+        tenants.spawn(async move { (ask_too_much(client, key, rate).await, rate) });
+    }
+    let mut refused = 0;
+    for (taken, rate) in tenants.join_all().await {
+        let share = 20.0 + f64::from(rate) * taken.time.as_secs_f64();
+        let due = share.min(f64::from(taken.asked));
+        let off = (f64::from(taken.got) - due).abs();
+        // Five parts of a hundred, and the request that was earned as it came.
+        assert!(off <= 0.05 * due + 1.0, "{} of {} asked, {due:.1} due", taken.got, taken.asked);
+        refused += taken.asked - taken.got;
+    }
+    assert!(refused > 0, "nobody asked for too much");
 }

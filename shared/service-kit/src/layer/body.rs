@@ -1,50 +1,18 @@
-//! The body of a unary response: one message and its trailers, watched for the status.
+//! The bodies of responses, and the statuses in which they end.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Collected};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::observer::Observer;
-
-/// Passes a body on and tells the observer how it ended.
-pub(super) struct ObservedBody {
-    inner: Body,
-    observer: Observer,
-}
-
-impl ObservedBody {
-    pub(super) fn new(inner: Body, observer: Observer) -> Self {
-        Self { inner, observer }
-    }
-}
-
-impl HttpBody for ObservedBody {
-    type Data = <Body as HttpBody>::Data;
-    type Error = <Body as HttpBody>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(frame) = &polled
-            && let Some(code) = end_of(frame.as_ref())
-        {
-            self.observer.end(code);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+/// Takes the whole of a unary response: one message and its trailers, which are there when its head is.
+///
+/// So the work behind it is done with, whoever is waiting for it released, and the status known, however slowly the client
+/// takes the answer.
+pub(super) async fn whole(body: Body) -> Result<(Body, Code), Status> {
+    let whole: Collected<_> = body.collect().await?;
+    let code = whole.trailers().and_then(Status::from_header_map).map_or(Code::Ok, |status| status.code());
+    Ok((Body::new(whole), code))
 }
 
 /// The status with which a frame ends a body; `None` when more follows.

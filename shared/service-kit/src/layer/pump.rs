@@ -26,9 +26,6 @@ use super::observer::Observer;
 use super::{deadline_exceeded, expiry, shutting_down};
 use crate::status::Reason;
 
-/// How long a client may leave a frame untaken.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-
 type Data = <Body as HttpBody>::Data;
 
 pub(super) struct PumpedBody {
@@ -42,12 +39,13 @@ impl PumpedBody {
         inner: Body,
         deadline: Option<Deadline>,
         end: CancellationToken,
+        send_timeout: Duration,
         observer: Observer,
     ) -> Body {
         let (sender, frames) = mpsc::channel(1);
         let mut task = JoinSet::new();
         let span = observer.span().clone();
-        let pump = Pump { deadline, end, observer, sender };
+        let pump = Pump { deadline, end, send_timeout, observer, sender };
         task.spawn(pump.run(inner).instrument(span));
         Body::new(Self { frames, _task: task })
     }
@@ -68,6 +66,8 @@ impl HttpBody for PumpedBody {
 struct Pump {
     deadline: Option<Deadline>,
     end: CancellationToken,
+    /// How long the client may leave a frame untaken.
+    send_timeout: Duration,
     observer: Observer,
     sender: mpsc::Sender<Result<Frame<Data>, Status>>,
 }
@@ -98,7 +98,7 @@ impl Pump {
                 sent = self.sender.send(frame) => if sent.is_err() { return },
                 () = &mut expired => break deadline_exceeded(),
                 () = &mut ended => break shutting_down(),
-                () = tokio::time::sleep(SEND_TIMEOUT) => break too_slow(),
+                () = tokio::time::sleep(self.send_timeout) => break too_slow(self.send_timeout),
             }
         };
         // Whoever works for this stream is released before the client takes notice.
@@ -112,7 +112,7 @@ impl Pump {
     }
 }
 
-fn too_slow() -> Status {
-    let message = format!("the client left a message untaken for {SEND_TIMEOUT:?}");
+fn too_slow(timeout: Duration) -> Status {
+    let message = format!("the client left a message untaken for {timeout:?}");
     Reason::ClientTooSlow.status(message).build()
 }
