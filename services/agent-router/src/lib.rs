@@ -14,7 +14,6 @@ pub mod flights;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod identity;
 pub mod metrics;
 pub mod pool;
 mod reload;

@@ -10,6 +10,7 @@ use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackCha
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Bulkhead, CircuitBreakerRegistry, Randomness, SplitMix64, State, SystemClock};
 use service_kit::auth::{Audience, GrpcDoor, Guard};
+use service_kit::circuit_breakers::{CircuitBreakers, TiersOf};
 use service_kit::cli::Service;
 use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
@@ -19,6 +20,7 @@ use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::in_process::InProcess;
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{BreakerCollector, Registry, registry};
+use service_kit::replica::Replica;
 use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
@@ -31,11 +33,10 @@ use crate::agents::{Agents, CurrentAgents};
 use crate::backend::kind_of;
 use crate::cache::{AnswerCache, Upkeep};
 use crate::config::{Config, Kind};
-use crate::identity::Identity;
 use crate::metrics::{CacheMetrics, ChainMetrics, PoolMetrics, TierCollector};
 use crate::pool::{EndpointPool, dns, probe};
 use crate::reload::RouterReload;
-use crate::service::{CircuitBreakers, FallbackChains, Inference};
+use crate::service::{FallbackChains, Inference};
 use crate::settings::Settings;
 
 /// How often the health of dependencies follows their breakers.
@@ -53,7 +54,7 @@ pub struct AgentRouter {
     metrics: ChainMetrics,
     max_message_bytes: usize,
     in_flight: Bulkhead,
-    identity: Identity,
+    replica: Replica,
     reload: Arc<RouterReload>,
     in_process: InProcess,
 }
@@ -105,7 +106,7 @@ impl Service for AgentRouter {
             metrics,
             max_message_bytes,
             in_flight,
-            identity,
+            replica,
             reload,
             in_process,
         } = self;
@@ -143,11 +144,11 @@ impl Service for AgentRouter {
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(max_message_bytes);
-        let circuit_breakers = CircuitBreakers::new(breakers, agents.clone(), identity.clone());
+        let circuit_breakers = CircuitBreakers::new(breakers, tiers_of(agents.clone()), replica.clone());
         let routes = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
             .add_service(inference)
             .add_service(CircuitBreakerServiceServer::new(circuit_breakers))
-            .add_service(FallbackChainServiceServer::new(FallbackChains::new(agents, identity)));
+            .add_service(FallbackChainServiceServer::new(FallbackChains::new(agents, replica)));
 
         let layers = (layer, reload.guard.layer(GrpcDoor));
         health.ready().await;
@@ -157,6 +158,16 @@ impl Service for AgentRouter {
             Box::pin(grpc::serve(grpc, routes, layers, health, shutdown, ServerOptions::INTERNAL));
         background.end_with(in_process.serve(server, listening), admin).await
     }
+}
+
+/// The tiers of the agents in use that a breaker guards.
+fn tiers_of(agents: CurrentAgents) -> TiersOf {
+    Arc::new(move |breaker| {
+        let agents = agents.get();
+        let tiers = agents.tiers().iter();
+        let users = tiers.filter(|tier| tier.breakers().iter().any(|guard| guard.name() == breaker));
+        users.map(|tier| tier.name.to_string()).collect()
+    })
 }
 
 impl AgentRouter {
@@ -201,7 +212,7 @@ impl AgentRouter {
         };
         let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.agent_router.admin_listen).await?;
-        let identity = Identity::new(settings.replica.as_deref(), grpc.address);
+        let replica = Replica::new("agent-router", settings.replica.as_deref(), grpc.address);
         Ok(Self {
             grpc,
             admin,
@@ -212,7 +223,7 @@ impl AgentRouter {
             metrics,
             max_message_bytes: config.agent_router.max_message_bytes,
             in_flight: Bulkhead::new(settings.in_flight),
-            identity,
+            replica,
             reload: Arc::new(reload),
             in_process: InProcess::default(),
         })

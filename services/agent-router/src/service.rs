@@ -1,6 +1,5 @@
 //! The router's gRPC services. Wire types begin and end here.
 
-mod circuit_breakers;
 mod coalesce;
 mod convert;
 mod fallback_chains;
@@ -8,6 +7,5 @@ mod inference;
 mod stream;
 mod told;
 
-pub use circuit_breakers::CircuitBreakers;
 pub use fallback_chains::FallbackChains;
 pub use inference::Inference;

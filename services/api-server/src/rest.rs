@@ -16,6 +16,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use service_kit::auth::access::Need;
 use service_kit::auth::{AuthLayer, Door};
+use service_kit::circuit_breakers::json;
 use service_kit::identity::Role;
 use service_kit::serving::{Listener, ServeError};
 use service_kit::shutdown::Shutdown;
@@ -75,10 +76,10 @@ struct BreakersQuery {
 async fn circuit_breakers(
     State(fleet): State<Arc<Fleet>>,
     query: Result<Query<BreakersQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<view::CircuitBreakers>, Failure> {
+) -> Result<Json<json::CircuitBreakers>, Failure> {
     let Query(query) = query.map_err(|error| Failure::bad_request(&error.body_text()))?;
     let found = fleet.circuit_breakers(&query.replica, &[], None).await?;
-    Ok(Json(view::CircuitBreakers::of(found, SystemTime::now())))
+    Ok(Json(json::CircuitBreakers::of(found.items, found.replicas, SystemTime::now())))
 }
 
 #[derive(Debug, Default, Deserialize)]

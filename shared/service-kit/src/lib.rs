@@ -14,6 +14,8 @@
 //! * [`dns`]: the addresses of names
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
+//! * [`replica`]: which of a service's processes this is
+//! * [`circuit_breakers`]: its circuit breakers over gRPC and in JSON
 //! * [`security`]: what may be reached from outside, and by whom
 //! * [`serving`]: listeners and the tasks behind them
 //! * [`identity`]: who makes a request, and what it may do
@@ -21,6 +23,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod circuit_breakers;
 pub mod cli;
 pub mod config;
 pub mod dns;
@@ -31,6 +34,7 @@ pub mod in_process;
 pub mod layer;
 pub mod metrics;
 pub mod paging;
+pub mod replica;
 pub mod security;
 pub mod serving;
 pub mod shutdown;

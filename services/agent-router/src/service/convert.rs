@@ -1,30 +1,14 @@
 //! From the types of the chain and the breakers to those of the wire.
 
-use std::time::{Duration, SystemTime};
-
 use aiplatform_proto::inference::v1 as inference;
 use aiplatform_proto::resilience::v1 as wire;
-use aiplatform_proto::resilience::v1::circuit_breaker_settings::Window as Setting;
-use aiplatform_proto::time::{to_proto_duration, to_proto_timestamp};
-use resilience::{
-    Attempt, AttemptOutcome, CircuitBreaker, CircuitBreakerConfig, ExtraCall, LatencyQuantiles, SkipReason,
-    State, Window,
-};
+use aiplatform_proto::time::to_proto_duration;
+use resilience::{Attempt, AttemptOutcome, ExtraCall, LatencyQuantiles, SkipReason};
+use service_kit::circuit_breakers::state;
 
 use crate::answer::Origin;
 use crate::backend::{Backend, kind_of};
 use crate::config::Kind;
-
-pub(super) fn state(state: State) -> wire::CircuitBreakerState {
-    match state {
-        State::Closed => wire::CircuitBreakerState::Closed,
-        State::Open => wire::CircuitBreakerState::Open,
-        State::HalfOpen => wire::CircuitBreakerState::HalfOpen,
-        State::Disabled => wire::CircuitBreakerState::Disabled,
-        State::ForcedOpen => wire::CircuitBreakerState::ForcedOpen,
-        State::MetricsOnly => wire::CircuitBreakerState::MetricsOnly,
-    }
-}
 
 pub(super) fn attempts(attempts: &[Attempt]) -> Vec<inference::Attempt> {
     attempts.iter().map(attempt).collect()
@@ -76,59 +60,6 @@ pub(super) fn served_by(
         cache_age: origin.cache_age.map(to_proto_duration),
         upstream_model: origin.upstream_model.to_string(),
         coalesced: false,
-    }
-}
-
-pub(super) fn breaker(
-    breaker: &CircuitBreaker,
-    tiers: Vec<String>,
-    service: &str,
-    replica: &str,
-) -> wire::CircuitBreaker {
-    let snapshot = breaker.snapshot();
-    let config = breaker.config();
-    let totals = snapshot.totals;
-    wire::CircuitBreaker {
-        name: breaker.name().to_owned(),
-        service: service.to_owned(),
-        replica: replica.to_owned(),
-        tiers,
-        state: state(snapshot.state).into(),
-        state_since: Some(to_proto_timestamp(snapshot.since)),
-        generation: snapshot.generation,
-        window: None,
-        consecutive_failures: snapshot.consecutive_failures,
-        totals: Some(wire::CallTotals {
-            success: totals.success,
-            failure: totals.failure,
-            ignored: totals.ignored,
-            rejected: totals.rejected,
-            cancelled: totals.cancelled,
-            late: totals.late,
-        }),
-        openings: snapshot.openings,
-        next_probe_at: snapshot.next_probe_in.map(|wait| to_proto_timestamp(SystemTime::now() + wait)),
-        half_open_permits: snapshot.half_open_permits,
-        settings: Some(settings(&config)),
-    }
-}
-
-fn settings(config: &CircuitBreakerConfig) -> wire::CircuitBreakerSettings {
-    let window = match config.window() {
-        Window::Count(calls) => Setting::WindowCalls(calls),
-        Window::Time { seconds } => {
-            Setting::WindowTime(to_proto_duration(Duration::from_secs(u64::from(seconds))))
-        }
-    };
-    wire::CircuitBreakerSettings {
-        consecutive_failures: Some(config.failure_threshold()),
-        failure_rate_percent: config.failure_rate_percent(),
-        slow_call_rate_percent: config.slow_call_rate_percent(),
-        slow_call: config.slow_call().map(to_proto_duration),
-        minimum_calls: config.minimum_calls(),
-        open_wait: Some(to_proto_duration(config.open_wait())),
-        half_open_calls: config.half_open_calls(),
-        window: Some(window),
     }
 }
 

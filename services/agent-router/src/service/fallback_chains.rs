@@ -6,25 +6,25 @@ use aiplatform_proto::resilience::v1 as wire;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainService;
 use aiplatform_proto::time::{to_proto_duration, to_proto_timestamp};
 use service_kit::paging::page;
+use service_kit::replica::Replica;
 use service_kit::status::{Reason, not_served};
 use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::agents::{Agent, CurrentAgents};
 use crate::backend::kind_of;
-use crate::identity::Identity;
 
 /// Shows chains.
 #[derive(Debug)]
 pub struct FallbackChains {
     agents: CurrentAgents,
-    identity: Identity,
+    replica: Replica,
 }
 
 impl FallbackChains {
     /// The service for these agents.
-    pub fn new(agents: CurrentAgents, identity: Identity) -> Self {
-        Self { agents, identity }
+    pub fn new(agents: CurrentAgents, replica: Replica) -> Self {
+        Self { agents, replica }
     }
 
     fn show(&self, agent: &Agent, default: bool) -> wire::FallbackChain {
@@ -37,7 +37,7 @@ impl FallbackChains {
         wire::FallbackChain {
             agent: agent.name.to_string(),
             tiers: tiers.collect(),
-            replica: self.identity.replica().to_owned(),
+            replica: self.replica.name().to_owned(),
             default,
         }
     }
@@ -57,7 +57,7 @@ impl FallbackChains {
         });
         wire::FallbackChainStats {
             agent: agent.name.to_string(),
-            replica: self.identity.replica().to_owned(),
+            replica: self.replica.name().to_owned(),
             since: Some(to_proto_timestamp(agent.since)),
             requests: stats.requests,
             unanswered: stats.unanswered,
@@ -74,13 +74,13 @@ impl FallbackChainService for FallbackChains {
         request: Request<wire::ListFallbackChainsRequest>,
     ) -> Result<Response<wire::ListFallbackChainsResponse>, Status> {
         let request = request.into_inner();
-        let mine = self.identity.is_asked(&request.replica);
+        let mine = self.replica.is_asked(&request.replica);
         let agents = self.agents.get();
         let shown = agents.all().filter(|_| mine).map(|agent| self.show(agent, agents.is_default(agent)));
         let chains = shown.collect();
         let (fallback_chains, next_page_token) =
             page(chains, |chain| chain.agent.clone(), request.page_size, &request.page_token)?;
-        let replicas = vec![self.identity.status()];
+        let replicas = vec![self.replica.status()];
         Ok(Response::new(wire::ListFallbackChainsResponse { fallback_chains, next_page_token, replicas }))
     }
 
@@ -89,7 +89,7 @@ impl FallbackChainService for FallbackChains {
         request: Request<wire::GetFallbackChainStatsRequest>,
     ) -> Result<Response<wire::GetFallbackChainStatsResponse>, Status> {
         let wire::GetFallbackChainStatsRequest { agent: wanted, replica } = request.into_inner();
-        let mine = self.identity.is_asked(&replica);
+        let mine = self.replica.is_asked(&replica);
         let asked = |agent: &&Arc<Agent>| mine && (wanted.is_empty() || *agent.name == *wanted);
         let stats: Vec<_> = self.agents.get().all().filter(asked).map(|agent| self.stats(agent)).collect();
         if stats.is_empty() {
@@ -99,7 +99,7 @@ impl FallbackChainService for FallbackChains {
                 .resource("fallback chain", wanted)
                 .build());
         }
-        let replicas = vec![self.identity.status()];
+        let replicas = vec![self.replica.status()];
         Ok(Response::new(wire::GetFallbackChainStatsResponse { stats, replicas }))
     }
 

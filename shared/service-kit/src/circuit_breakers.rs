@@ -1,39 +1,55 @@
-//! `CircuitBreakerService`: this replica's breakers.
+//! `CircuitBreakerService`: the breakers of one replica, whichever service it is of, and what they are in JSON.
+
+mod convert;
+pub mod json;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aiplatform_proto::resilience::v1 as wire;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerService;
 use futures_util::Stream;
 use resilience::{CircuitBreaker, CircuitBreakerRegistry};
-use service_kit::paging::page;
-use service_kit::status::{Reason, not_served};
 use tonic::{Request, Response, Status};
 
-use super::convert;
-use crate::agents::{Agents, CurrentAgents};
-use crate::identity::Identity;
+pub use self::convert::state;
+use crate::paging::page;
+use crate::replica::Replica;
+use crate::status::{Reason, not_served};
+
+/// The tiers whose calls a breaker of this name guards.
+pub type TiersOf = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
 /// Shows breakers.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct CircuitBreakers {
     breakers: Arc<CircuitBreakerRegistry>,
-    agents: CurrentAgents,
-    identity: Identity,
+    tiers: TiersOf,
+    replica: Replica,
+}
+
+impl std::fmt::Debug for CircuitBreakers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CircuitBreakers").field("replica", &self.replica).finish_non_exhaustive()
+    }
 }
 
 impl CircuitBreakers {
     /// The service for these breakers.
-    pub fn new(breakers: Arc<CircuitBreakerRegistry>, agents: CurrentAgents, identity: Identity) -> Self {
-        Self { breakers, agents, identity }
+    pub fn new(breakers: Arc<CircuitBreakerRegistry>, tiers: TiersOf, replica: Replica) -> Self {
+        Self { breakers, tiers, replica }
     }
 
-    fn show(&self, breaker: &CircuitBreaker, agents: &Agents) -> wire::CircuitBreaker {
-        let tiers = agents.tiers().iter();
-        let users = tiers.filter(|tier| tier.breakers().iter().any(|guard| guard.name() == breaker.name()));
-        let tiers = users.map(|tier| tier.name.to_string());
-        convert::breaker(breaker, tiers.collect(), Identity::SERVICE, self.identity.replica())
+    /// All breakers, in JSON as of `now`.
+    pub fn json(&self, now: SystemTime) -> json::CircuitBreakers {
+        let breakers = self.breakers.all();
+        let shown = breakers.iter().map(|breaker| self.show(breaker)).collect();
+        json::CircuitBreakers::of(shown, vec![self.replica.status()], now)
+    }
+
+    fn show(&self, breaker: &CircuitBreaker) -> wire::CircuitBreaker {
+        convert::breaker(breaker, (self.tiers)(breaker.name()), &self.replica)
     }
 }
 
@@ -44,16 +60,15 @@ impl CircuitBreakerService for CircuitBreakers {
         request: Request<wire::ListCircuitBreakersRequest>,
     ) -> Result<Response<wire::ListCircuitBreakersResponse>, Status> {
         let request = request.into_inner();
-        let mine = self.identity.is_asked(&request.replica);
+        let mine = self.replica.is_asked(&request.replica);
         let wanted = |breaker: &wire::CircuitBreaker| {
             mine && (request.states.is_empty() || request.states.contains(&breaker.state))
         };
-        let agents = self.agents.get();
         let breakers = self.breakers.all();
-        let breakers = breakers.iter().map(|breaker| self.show(breaker, &agents)).filter(wanted).collect();
+        let breakers = breakers.iter().map(|breaker| self.show(breaker)).filter(wanted).collect();
         let (circuit_breakers, next_page_token) =
             page(breakers, |breaker| breaker.name.clone(), request.page_size, &request.page_token)?;
-        let replicas = vec![self.identity.status()];
+        let replicas = vec![self.replica.status()];
         Ok(Response::new(wire::ListCircuitBreakersResponse { circuit_breakers, next_page_token, replicas }))
     }
 
@@ -62,7 +77,7 @@ impl CircuitBreakerService for CircuitBreakers {
         request: Request<wire::GetCircuitBreakerRequest>,
     ) -> Result<Response<wire::GetCircuitBreakerResponse>, Status> {
         let wire::GetCircuitBreakerRequest { name, replica } = request.into_inner();
-        let found = self.breakers.get(&name).filter(|_| self.identity.is_asked(&replica));
+        let found = self.breakers.get(&name).filter(|_| self.replica.is_asked(&replica));
         let Some(breaker) = found else {
             let message = format!("no circuit breaker `{name}` here; ListCircuitBreakers shows them");
             return Err(Reason::CircuitBreakerNotFound
@@ -70,8 +85,8 @@ impl CircuitBreakerService for CircuitBreakers {
                 .resource("circuit breaker", name)
                 .build());
         };
-        let circuit_breakers = vec![self.show(&breaker, &self.agents.get())];
-        let replicas = vec![self.identity.status()];
+        let circuit_breakers = vec![self.show(&breaker)];
+        let replicas = vec![self.replica.status()];
         Ok(Response::new(wire::GetCircuitBreakerResponse { circuit_breakers, replicas }))
     }
 
