@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
+use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Randomness, SplitMix64, SystemClock};
 use service_kit::auth::{Audience, GrpcDoor, Guard};
+use service_kit::circuit_breakers::CircuitBreakers;
 use service_kit::cli::Service;
 use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
 use service_kit::layer::{CallLayer, Limits};
 use service_kit::metrics::{Registry, registry};
+use service_kit::replica::Replica;
 use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Connections, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
@@ -31,6 +34,8 @@ use crate::service::Inference;
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(15 * 60);
 /// Streams that one client connection may have open.
 const MAX_CONCURRENT_STREAMS: u32 = 256;
+const SERVICES: [&str; 2] =
+    ["aiplatform.inference.v1.InferenceService", "aiplatform.resilience.v1.CircuitBreakerService"];
 /// The largest answer that is taken from a router.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
@@ -97,7 +102,7 @@ impl Service for Gateway {
             send: section.limits.write_timeout.0,
             ..Limits::default()
         };
-        let health = Health::new(&["aiplatform.inference.v1.InferenceService"], DEPENDENCIES).await;
+        let health = Health::new(&SERVICES, DEPENDENCIES).await;
         let named = methods(health.services()).into_iter().chain(http::NAMES.map(str::to_owned));
         let layer = CallLayer::new(named, limits, shutdown.clone(), &mut registry);
 
@@ -106,6 +111,10 @@ impl Service for Gateway {
         routers.resolve().await;
         background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
 
+        // Its breakers guard routers, which belong to no tier.
+        let replica = Replica::new(Self::NAME, None, grpc.address);
+        let breakers =
+            CircuitBreakers::new(Arc::clone(routers.breakers()), Arc::new(|_| Vec::new()), replica);
         let metrics = LimitMetrics::register(&mut registry);
         let callers = Callers::new(section.limits.per_caller, clock);
         // Both ports have the same layers around the same core, which count together.
@@ -122,7 +131,9 @@ impl Service for Gateway {
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(section.max_request_bytes)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
-        let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference);
+        let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
+            .add_service(inference)
+            .add_service(CircuitBreakerServiceServer::new(breakers.clone()));
         let options = |http1| ServerOptions {
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             max_connection_age: Some(age),
@@ -135,7 +146,7 @@ impl Service for Gateway {
         health.ready().await;
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
         // The HTTP port has its edge around the layers, and its own routes within.
-        let openai = http::HttpRoutes::new(core, limits);
+        let openai = http::HttpRoutes::new(core, breakers, limits);
         let edge = (http::cors_layer(&section.cors), http::EdgeLayer, layers.clone(), openai);
         let http = grpc::serve(http, services.clone(), edge, health.clone(), shutdown.clone(), options(true));
         let grpc = grpc::serve(grpc, services, layers, health, shutdown, options(false));

@@ -43,7 +43,7 @@ async fn all_services_are_listed_and_described_on_all_three_ports() {
     let breakers = "aiplatform.resilience.v1.CircuitBreakerService";
     let chains = "aiplatform.resilience.v1.FallbackChainService";
     for (process, expected) in [
-        (&suite.gateway, vec![inference]),
+        (&suite.gateway, vec![inference, breakers]),
         (&suite.router, vec![inference, breakers, chains]),
         (&suite.api_server, vec![breakers, chains]),
     ] {

@@ -18,7 +18,7 @@ for port in "$GATEWAY" "$ROUTER" "$API"; do
         probe "$port" "$name" || fail "\"$name\" on port $port: status $?"
     done
     case $port in
-        "$GATEWAY") services=("$INFERENCE") ;;
+        "$GATEWAY") services=("${SERVICES[@]:0:2}") ;;
         "$ROUTER") services=("${SERVICES[@]}") ;;
         *) services=("${SERVICES[@]:1}") ;;
     esac

@@ -11,7 +11,7 @@ for port in "$GATEWAY" "$ROUTER" "$API"; do
     listed=$("$GRPCURL" -plaintext -max-time 10 "127.0.0.1:$port" list) || fail "port $port does not list its services"
     wanted=(grpc.health.v1.Health)
     case $port in
-        "$GATEWAY") wanted+=("$INFERENCE") ;;
+        "$GATEWAY") wanted+=("${SERVICES[@]:0:2}") ;;
         "$ROUTER") wanted+=("${SERVICES[@]}") ;;
         "$API") wanted+=("${SERVICES[@]:1}") ;;
     esac

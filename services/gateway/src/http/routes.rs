@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use resilience::Deadline;
 use serde::Serialize;
+use service_kit::circuit_breakers::{CircuitBreakers, json};
 use service_kit::layer::{HTTP_TIMEOUT_HEADER, HttpRoute, Limits};
 use service_kit::status::Reason;
 use tonic::body::Body;
@@ -30,9 +31,11 @@ use crate::service::Inference;
 const CHAT: &str = "/v1/chat/completions";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/{*model}";
+const BREAKERS: &str = "/circuit-breakers";
 
 /// The routes, as metrics and traces name them.
-pub(crate) const NAMES: [&str; 3] = ["POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/{model}"];
+pub(crate) const NAMES: [&str; 4] =
+    ["POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/{model}", "GET /circuit-breakers"];
 /// Anything else: what comes from outside is no name.
 const OTHER: &str = "_OTHER";
 
@@ -50,6 +53,7 @@ pub(super) fn name(method: &Method, path: &str) -> &'static str {
         CHAT if method == Method::POST => NAMES[0],
         MODELS if method == Method::GET => NAMES[1],
         _ if model && method == Method::GET => NAMES[2],
+        BREAKERS if method == Method::GET => NAMES[3],
         _ => OTHER,
     }
 }
@@ -58,6 +62,7 @@ pub(super) fn name(method: &Method, path: &str) -> &'static str {
 #[derive(Debug, Clone)]
 struct Api {
     inference: Metered<Inference>,
+    breakers: CircuitBreakers,
     limits: Limits,
 }
 
@@ -72,13 +77,14 @@ pub(crate) struct HttpRoutes {
 
 impl HttpRoutes {
     /// The routes to this core.
-    pub(crate) fn new(inference: Metered<Inference>, limits: Limits) -> Self {
+    pub(crate) fn new(inference: Metered<Inference>, breakers: CircuitBreakers, limits: Limits) -> Self {
         let router = Router::new()
             .route(CHAT, post(complete).fallback(method_not_allowed))
             .route(MODELS, get(list_models).fallback(method_not_allowed))
             .route(MODEL, get(get_model).fallback(method_not_allowed))
+            .route(BREAKERS, get(circuit_breakers).fallback(method_not_allowed))
             .fallback(path_not_found)
-            .with_state(Api { inference, limits });
+            .with_state(Api { inference, breakers, limits });
         Self { router }
     }
 }
@@ -137,7 +143,7 @@ impl IntoResponse for Refused {
 }
 
 async fn path_not_found() -> Refused {
-    let message = format!("there are POST {CHAT}, GET {MODELS} and GET {MODELS}/{{model}}");
+    let message = format!("there are POST {CHAT}, GET {MODELS}, GET {MODELS}/{{model}} and GET {BREAKERS}");
     Refused(Reason::PathNotFound.status(message).build())
 }
 
@@ -250,6 +256,10 @@ async fn get_model(
         let status = Reason::ModelNotFound.status("no such model; GET /v1/models shows them");
         Refused(status.resource("model", name).build())
     })
+}
+
+async fn circuit_breakers(State(api): State<Api>) -> axum::Json<json::CircuitBreakers> {
+    axum::Json(api.breakers.json(SystemTime::now()))
 }
 
 impl Api {
