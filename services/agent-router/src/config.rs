@@ -14,12 +14,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use service_kit::auth::Audience;
 use service_kit::config::{
-    Endpoint, EnvVar, ListenAddress, Parse, Problems, Seconds, Secret, ServiceConfig, comma_separated,
-    value_or_text,
+    Endpoint, EnvVar, ListenAddress, Parse, Problem, Problems, Seconds, Secret, ServiceConfig,
+    comma_separated, value_or_text,
 };
-use service_kit::security::SecurityConfig;
+use service_kit::security::{SecurityConfig, Warnings};
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
+use service_kit::tls::TlsConfig;
 
 use crate::settings::Settings;
 pub use breaker::BreakerConfig;
@@ -60,6 +61,8 @@ pub struct RouterConfig {
     pub grpc_listen: ListenAddress,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_listen: ListenAddress,
+    /// TLS of the gRPC listener.
+    pub tls: TlsConfig,
     /// This replica's name. Unset: host name and gRPC port.
     pub replica: Option<String>,
     /// The largest message that is accepted or produced, in bytes.
@@ -73,6 +76,7 @@ impl Default for RouterConfig {
         Self {
             grpc_listen: ListenAddress::loopback(50052),
             admin_listen: ListenAddress::loopback(9465),
+            tls: TlsConfig::default(),
             replica: None,
             max_message_bytes: 4 * 1024 * 1024,
             max_in_flight: 4096,
@@ -333,12 +337,27 @@ impl ServiceConfig for Config {
         self.security.check(gateways, problems);
         self.security.check_listener("agent_router.grpc_listen", section.grpc_listen, gateways, problems);
         self.security.check_listener("agent_router.admin_listen", section.admin_listen, gateways, problems);
+        drop(section.tls.read("agent_router.tls", problems));
         self.shutdown.check(problems);
         self.telemetry.check(problems);
         drop(Settings::of(self, problems));
     }
 
+    fn warnings(&self) -> Vec<Problem> {
+        let section = &self.agent_router;
+        let mut warnings = Warnings::default();
+        warnings.listener(&self.security, "agent_router.grpc_listen", section.grpc_listen, &section.tls);
+        let private = [("agent_router.tls.key_file", &section.tls.key_file)];
+        warnings.files(self.security.secret_files().into_iter().chain(private));
+        warnings.found()
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        self.tiers.values().flat_map(TierConfig::files).chain(self.security.files()).collect()
+        self.tiers
+            .values()
+            .flat_map(TierConfig::files)
+            .chain(self.security.files())
+            .chain(self.agent_router.tls.files())
+            .collect()
     }
 }

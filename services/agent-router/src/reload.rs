@@ -5,6 +5,7 @@
 //! | `agents`, `tiers`, `fallback_chain` | new agents take the place of the old ones; requests in flight keep those that they began with |
 //! | `circuit_breaker` | breakers get their new settings, and keep their state as far as these allow |
 //! | `security` | who is let in: from the next request on |
+//! | the listener's certificate | what is in its files: from the next connection on |
 //! | the others | by a restart |
 //!
 //! The new agents are complete before anything that is in use is touched, so that a configuration that fails half-way has
@@ -18,6 +19,7 @@ use resilience::CircuitBreakerRegistry;
 use service_kit::auth::Guard;
 use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
+use service_kit::tls::LiveTls;
 use tracing::info;
 
 use crate::agents::{Agents, CurrentAgents};
@@ -36,6 +38,7 @@ pub(crate) struct RouterReload {
     pub(crate) breakers: Arc<CircuitBreakerRegistry>,
     pub(crate) metrics: ChainMetrics,
     pub(crate) guard: Guard,
+    pub(crate) tls: LiveTls,
 }
 
 impl Reload<Config> for RouterReload {
@@ -44,7 +47,7 @@ impl Reload<Config> for RouterReload {
     }
 
     fn take_over(&self, config: &Config) -> Result<(), Problems> {
-        let guard = self.guard.read(&config.security)?;
+        let (guard, tls) = (self.guard.read(&config.security)?, self.tls.read()?);
         let Config { circuit_breaker, fallback_chain, tiers, agents, .. } = config.clone();
         let config = Config { circuit_breaker, fallback_chain, tiers, agents, ..self.started.clone() };
         let mut problems = Problems::default();
@@ -65,6 +68,7 @@ impl Reload<Config> for RouterReload {
         let agents = self.agents.replace(agents);
         agents.settle(&settings, &self.breakers);
         guard.apply();
+        tls.apply();
         let removed = agents.forget_others(&self.breakers);
         if removed > 0 {
             info!(removed, "circuit breakers of backends that are gone were removed");

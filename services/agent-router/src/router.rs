@@ -11,7 +11,7 @@ use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Bulkhead, CircuitBreakerRegistry, Randomness, SplitMix64, State, SystemClock};
 use service_kit::auth::{Audience, GrpcDoor, Guard};
 use service_kit::circuit_breakers::{CircuitBreakers, TiersOf};
-use service_kit::cli::Service;
+use service_kit::cli::{HealthAddress, Service};
 use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
 use service_kit::dns::SystemResolver;
@@ -25,6 +25,7 @@ use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
+use service_kit::tls::LiveTls;
 use service_kit::{admin, grpc};
 use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
@@ -77,8 +78,9 @@ impl Service for AgentRouter {
         &config.security
     }
 
-    fn health_address(config: &Config) -> SocketAddr {
-        config.agent_router.grpc_listen.0
+    fn health(config: &Config) -> HealthAddress {
+        let section = &config.agent_router;
+        HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)
     }
 
     async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {
@@ -202,6 +204,8 @@ impl AgentRouter {
         let metrics = ChainMetrics::register(&mut registry);
         metrics.expect(&agents);
         let agents = CurrentAgents::new(agents);
+        let tls = LiveTls::of_listeners("agent_router", &config.agent_router.tls)?;
+        let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?.with_tls(tls.server());
         let reload = RouterReload {
             started: config.clone(),
             agents: agents.clone(),
@@ -209,8 +213,8 @@ impl AgentRouter {
             breakers: Arc::clone(&breakers),
             metrics: metrics.clone(),
             guard: Guard::new(&config.security, Audience::Gateways, &mut registry)?,
+            tls,
         };
-        let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?;
         let admin = Listener::bind("the admin endpoint", config.agent_router.admin_listen).await?;
         let replica = Replica::new("agent-router", settings.replica.as_deref(), grpc.address);
         Ok(Self {

@@ -8,7 +8,7 @@ use agent_router::config as router;
 use serde::{Deserialize, Serialize};
 use service_kit::auth::Audience;
 use service_kit::auth::gateway::secret_of_process;
-use service_kit::config::{Endpoint, EnvVar, ListenAddress, Problems, ServiceConfig};
+use service_kit::config::{Endpoint, EnvVar, ListenAddress, Problem, Problems, ServiceConfig};
 use service_kit::security::SecurityConfig;
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
@@ -143,6 +143,12 @@ impl Config {
         security
     }
 
+    /// The router of this process.
+    fn router_endpoint(&self, address: SocketAddr) -> Vec<Endpoint> {
+        let scheme = if self.agent_router.tls.is_on() { "https" } else { "http" };
+        format!("{scheme}://{address}").parse().into_iter().collect()
+    }
+
     fn simulates_tier(&self, name: &str) -> bool {
         self.tiers.get(name).is_some_and(|tier| tier.endpoints.is_empty())
     }
@@ -181,7 +187,7 @@ impl Config {
     pub(crate) fn gateway(&self, router: SocketAddr) -> gateway::config::Config {
         let mut section = self.gateway.clone();
         if section.routers.is_empty() {
-            section.routers = endpoint(router);
+            section.routers = self.router_endpoint(router);
         }
         gateway::config::Config {
             gateway: section,
@@ -195,7 +201,7 @@ impl Config {
     pub(crate) fn api_server(&self, router: SocketAddr) -> api_server::config::Config {
         let mut section = self.api_server.clone();
         if section.routers.is_empty() {
-            section.routers = endpoint(router);
+            section.routers = self.router_endpoint(router);
         }
         api_server::config::Config {
             api_server: section,
@@ -239,8 +245,28 @@ impl ServiceConfig for Config {
         problems.merge(found);
     }
 
+    fn warnings(&self) -> Vec<Problem> {
+        let (sim, router) = (&self.upstream_sim, self.agent_router.grpc_listen.0);
+        let mut warnings = self.router(sim.max_listen.0, sim.ollama_listen.0).warnings();
+        for warning in self.gateway(router).warnings().into_iter().chain(self.api_server(router).warnings()) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        warnings
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        self.tiers.values().flat_map(router::TierConfig::files).chain(self.security.files()).collect()
+        self.tiers
+            .values()
+            .flat_map(router::TierConfig::files)
+            .chain(self.security.files())
+            .chain(self.agent_router.tls.files())
+            .chain(self.gateway.tls.files())
+            .chain(self.gateway.router_tls.files())
+            .chain(self.api_server.tls.files())
+            .chain(self.api_server.router_tls.files())
+            .collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent_router::AgentRouter;
 use api_server::ApiServer;
 use gateway::Gateway;
-use service_kit::cli::Service;
+use service_kit::cli::{HealthAddress, Service};
 use service_kit::config::reload::Reload;
 use service_kit::metrics::{Registry, registry};
 use service_kit::security::SecurityConfig;
@@ -50,8 +50,9 @@ impl Service for AllInOne {
         &config.security
     }
 
-    fn health_address(config: &Config) -> SocketAddr {
-        config.gateway.grpc_listen.0
+    fn health(config: &Config) -> HealthAddress {
+        let section = &config.gateway;
+        HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)
     }
 
     async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {

@@ -7,7 +7,7 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBre
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use service_kit::auth::{Audience, GrpcDoor, Guard};
-use service_kit::cli::Service;
+use service_kit::cli::{HealthAddress, Service};
 use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
@@ -17,6 +17,7 @@ use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
+use service_kit::tls::LiveTls;
 use service_kit::{admin, grpc};
 
 use crate::config::Config;
@@ -35,6 +36,7 @@ pub struct ApiServer {
     registry: Registry,
     fleet: Arc<Fleet>,
     guard: Guard,
+    tls: LiveTls,
 }
 
 impl Service for ApiServer {
@@ -54,8 +56,9 @@ impl Service for ApiServer {
         &config.security
     }
 
-    fn health_address(config: &Config) -> SocketAddr {
-        config.api_server.grpc_listen.0
+    fn health(config: &Config) -> HealthAddress {
+        let section = &config.api_server;
+        HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)
     }
 
     async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {
@@ -69,11 +72,11 @@ impl Service for ApiServer {
     }
 
     fn reload(&self) -> Arc<dyn Reload<Config>> {
-        Arc::new(ApiServerReload { guard: self.guard.clone() })
+        Arc::new(ApiServerReload { guard: self.guard.clone(), tls: self.tls.clone() })
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { grpc, http, admin, mut registry, fleet, guard } = self;
+        let Self { grpc, http, admin, mut registry, fleet, guard, tls: _ } = self;
         let services = [
             "aiplatform.resilience.v1.CircuitBreakerService",
             "aiplatform.resilience.v1.FallbackChainService",
@@ -109,13 +112,16 @@ impl ApiServer {
     pub async fn bind_with(config: &Config, mut registry: Registry) -> Result<Self, ServeError> {
         let section = &config.api_server;
         let guard = Guard::new(&config.security, Audience::Callers, &mut registry)?;
-        let fleet = Fleet::new(&section.routers, section.replica_timeout.0, guard.introduction())?;
+        let tls = LiveTls::new("api_server", &section.tls, &section.router_tls, &section.routers)?;
+        let timeout = section.replica_timeout.0;
+        let fleet = Fleet::new(&section.routers, timeout, guard.introduction(), tls.client().as_ref())?;
         Ok(Self {
             fleet: Arc::new(fleet),
-            grpc: Listener::bind("gRPC", section.grpc_listen).await?,
-            http: Listener::bind("HTTP", section.http_listen).await?,
+            grpc: Listener::bind("gRPC", section.grpc_listen).await?.with_tls(tls.server()),
+            http: Listener::bind("HTTP", section.http_listen).await?.with_tls(tls.server()),
             admin: Listener::bind("the admin endpoint", section.admin_listen).await?,
             guard,
+            tls,
             registry,
         })
     }

@@ -15,6 +15,7 @@ use service_kit::serving::ServeError;
 use service_kit::status::{Reason, normalise_client_error};
 use service_kit::telemetry::propagation;
 use service_kit::tenant::Tenant;
+use service_kit::tls::ClientTls;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -58,10 +59,13 @@ impl Fleet {
         endpoints: &[Endpoint],
         timeout: Duration,
         introduction: Introduction,
+        tls: Option<&ClientTls>,
     ) -> Result<Self, ServeError> {
         let replicas = endpoints
             .iter()
-            .map(|endpoint| Ok(Replica { address: endpoint.authority(), channel: channel(endpoint, None)? }))
+            .map(|endpoint| {
+                Ok(Replica { address: endpoint.authority(), channel: channel(endpoint, None, tls)? })
+            })
             .collect::<Result<_, ServeError>>()?;
         Ok(Self { replicas, timeout, introduction })
     }

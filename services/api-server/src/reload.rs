@@ -1,8 +1,10 @@
-//! Takes a new configuration over while requests are answered: who is let in. The rest needs a restart.
+//! Takes a new configuration over while requests are answered: who is let in, and what is in
+//! the files of keys and certificates. The rest needs a restart.
 
 use service_kit::auth::Guard;
 use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
+use service_kit::tls::LiveTls;
 
 use crate::config::Config;
 
@@ -10,6 +12,7 @@ use crate::config::Config;
 #[derive(Debug)]
 pub(crate) struct ApiServerReload {
     pub(crate) guard: Guard,
+    pub(crate) tls: LiveTls,
 }
 
 impl Reload<Config> for ApiServerReload {
@@ -18,7 +21,9 @@ impl Reload<Config> for ApiServerReload {
     }
 
     fn take_over(&self, config: &Config) -> Result<(), Problems> {
-        self.guard.read(&config.security)?.apply();
+        let (guard, tls) = (self.guard.read(&config.security)?, self.tls.read()?);
+        guard.apply();
+        tls.apply();
         Ok(())
     }
 }

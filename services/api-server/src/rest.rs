@@ -18,7 +18,7 @@ use service_kit::auth::access::Need;
 use service_kit::auth::{AuthLayer, Door};
 use service_kit::circuit_breakers::json;
 use service_kit::identity::Role;
-use service_kit::serving::{Listener, ServeError};
+use service_kit::serving::{Listener, Peer, ServeError};
 use service_kit::shutdown::Shutdown;
 use service_kit::status::{http_status, reason_of};
 use tonic::Status;
@@ -44,7 +44,7 @@ pub async fn serve(
         .with_state(fleet)
         .layer(auth);
     let closing = shutdown.closing().clone();
-    let server = axum::serve(listener.listener, router)
+    let server = axum::serve(listener.incoming(), router.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move { closing.cancelled().await });
     // A client that holds its connection open must not hold the process.
     shutdown.abort().run_until_cancelled(async { server.await }).await.unwrap_or(Ok(()))?;

@@ -9,10 +9,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use service_kit::auth::Audience;
-use service_kit::config::{Endpoint, EnvVar, ListenAddress, Parse, Problems, ServiceConfig, comma_separated};
-use service_kit::security::SecurityConfig;
+use service_kit::config::{
+    Endpoint, EnvVar, ListenAddress, Parse, Problem, Problems, ServiceConfig, comma_separated,
+};
+use service_kit::security::{SecurityConfig, Warnings};
 use service_kit::shutdown::ShutdownConfig;
 use service_kit::telemetry::TelemetryConfig;
+use service_kit::tls::{ClientTlsConfig, LiveTls, TlsConfig};
 
 pub use self::http::{CorsConfig, Origin};
 pub use balancing::BalancingConfig;
@@ -44,6 +47,10 @@ pub struct GatewayConfig {
     pub cors: CorsConfig,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub admin_listen: ListenAddress,
+    /// TLS of the gRPC and HTTP listeners.
+    pub tls: TlsConfig,
+    /// TLS towards routers behind https.
+    pub router_tls: ClientTlsConfig,
     /// The agent-routers. A host that is a name stands for all its addresses.
     #[serde(deserialize_with = "comma_separated")]
     pub routers: Vec<Endpoint>,
@@ -64,6 +71,8 @@ impl Default for GatewayConfig {
             http_listen: ListenAddress::loopback(8080),
             cors: CorsConfig::default(),
             admin_listen: ListenAddress::loopback(9464),
+            tls: TlsConfig::default(),
+            router_tls: ClientTlsConfig::default(),
             routers: "http://127.0.0.1:50052".parse().into_iter().collect(),
             balancing: BalancingConfig::default(),
             degraded_message: "Service temporarily unavailable".into(),
@@ -100,18 +109,37 @@ impl ServiceConfig for Config {
             problems.require(known.insert(router.authority()), "gateway.routers", router, rule);
         }
         section.balancing.check(problems);
-        self.security.check_tenants(problems);
+        self.security.check_tenants(&section.router_tls, problems);
         let message = &section.degraded_message;
         problems.require(!message.is_empty(), "gateway.degraded_message", "\"\"", "must not be empty");
         let largest = section.max_request_bytes;
         problems.require(largest >= 1024, "gateway.max_request_bytes", largest, "must be at least 1024");
-        problems.require_plaintext("gateway.routers", &section.routers);
+        LiveTls::check("gateway", &section.tls, &section.router_tls, &section.routers, problems);
         section.limits.check(problems);
         self.shutdown.check(problems);
         self.telemetry.check(problems);
     }
 
+    fn warnings(&self) -> Vec<Problem> {
+        let section = &self.gateway;
+        let mut warnings = Warnings::default();
+        warnings.listener(&self.security, "gateway.grpc_listen", section.grpc_listen, &section.tls);
+        warnings.listener(&self.security, "gateway.http_listen", section.http_listen, &section.tls);
+        warnings.routers(&self.security, "gateway.routers", &section.routers);
+        warnings.files(self.security.secret_files().into_iter().chain([
+            ("gateway.tls.key_file", &section.tls.key_file),
+            ("gateway.router_tls.key_file", &section.router_tls.key_file),
+        ]));
+        warnings.found()
+    }
+
     fn files(&self) -> Vec<PathBuf> {
-        self.security.files()
+        let section = &self.gateway;
+        self.security
+            .files()
+            .into_iter()
+            .chain(section.tls.files())
+            .chain(section.router_tls.files())
+            .collect()
     }
 }

@@ -10,7 +10,7 @@ use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Randomness, SplitMix64, SystemClock};
 use service_kit::auth::{Audience, GrpcDoor, Guard};
 use service_kit::circuit_breakers::CircuitBreakers;
-use service_kit::cli::Service;
+use service_kit::cli::{HealthAddress, Service};
 use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
@@ -21,6 +21,7 @@ use service_kit::security::SecurityConfig;
 use service_kit::serving::{Background, Connections, Listener, ServeError};
 use service_kit::shutdown::{Shutdown, ShutdownConfig};
 use service_kit::telemetry::{Telemetry, TelemetryConfig};
+use service_kit::tls::LiveTls;
 use service_kit::{admin, grpc};
 
 use crate::config::Config;
@@ -49,6 +50,7 @@ pub struct Gateway {
     registry: Registry,
     connector: Arc<dyn Connect>,
     guard: Guard,
+    tls: LiveTls,
 }
 
 impl Service for Gateway {
@@ -68,8 +70,9 @@ impl Service for Gateway {
         &config.security
     }
 
-    fn health_address(config: &Config) -> SocketAddr {
-        config.gateway.grpc_listen.0
+    fn health(config: &Config) -> HealthAddress {
+        let section = &config.gateway;
+        HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)
     }
 
     async fn bind(config: Config, telemetry: &Telemetry) -> Result<Self, ServeError> {
@@ -83,11 +86,11 @@ impl Service for Gateway {
     }
 
     fn reload(&self) -> Arc<dyn Reload<Config>> {
-        Arc::new(GatewayReload { guard: self.guard.clone() })
+        Arc::new(GatewayReload { guard: self.guard.clone(), tls: self.tls.clone() })
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { config, grpc, http, admin, mut registry, connector, guard } = self;
+        let Self { config, grpc, http, admin, mut registry, connector, guard, tls: _ } = self;
         let section = config.gateway;
         let randomness = Arc::new(SplitMix64::from_entropy());
         let age = connection_age(&*randomness);
@@ -162,10 +165,13 @@ impl Gateway {
     /// An address cannot be bound.
     pub async fn bind_with(config: Config, mut registry: Registry) -> Result<Self, ServeError> {
         let guard = Guard::new(&config.security, Audience::Callers, &mut registry)?;
-        let grpc = Listener::bind("gRPC", config.gateway.grpc_listen).await?;
-        let http = Listener::bind("HTTP", config.gateway.http_listen).await?;
-        let admin = Listener::bind("the admin endpoint", config.gateway.admin_listen).await?;
-        Ok(Self { config, grpc, http, admin, registry, connector: Arc::new(OverNetwork), guard })
+        let section = &config.gateway;
+        let tls = LiveTls::new("gateway", &section.tls, &section.router_tls, &section.routers)?;
+        let grpc = Listener::bind("gRPC", section.grpc_listen).await?.with_tls(tls.server());
+        let http = Listener::bind("HTTP", section.http_listen).await?.with_tls(tls.server());
+        let admin = Listener::bind("the admin endpoint", section.admin_listen).await?;
+        let connector = Arc::new(OverNetwork::new(tls.client()));
+        Ok(Self { config, grpc, http, admin, registry, connector, guard, tls })
     }
 
     /// Has routers reached by `connector` instead of over the network.

@@ -36,7 +36,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
         .with_state(Shown { health, registry });
-    let server = axum::serve(listener.listener, router);
+    let server = axum::serve(listener.incoming(), router);
     // Idle scrapers keep their connections open: they must not delay the end.
     stop.run_until_cancelled(async { server.await }).await.unwrap_or(Ok(()))?;
     Ok(())

@@ -17,12 +17,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::reload::{NeedsRestart, Reload, Source, Watcher};
-use crate::config::{Environment, Loaded, ServiceConfig};
+use crate::config::{Environment, Loaded, Problem, ServiceConfig};
 use crate::health::READINESS;
 use crate::security::SecurityConfig;
 use crate::serving::ServeError;
 use crate::shutdown::{ABORT, SPANS, Shutdown, ShutdownConfig};
 use crate::telemetry::{Telemetry, TelemetryConfig};
+pub use healthcheck::HealthAddress;
 
 /// Exit code for a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 2;
@@ -45,8 +46,8 @@ pub trait Service: Sized + Send {
     /// The `security` section.
     fn security(config: &Self::Config) -> &SecurityConfig;
 
-    /// The gRPC address that the health check asks.
-    fn health_address(config: &Self::Config) -> SocketAddr;
+    /// Where the health check asks.
+    fn health(config: &Self::Config) -> HealthAddress;
 
     /// Binds the listeners.
     fn bind(
@@ -90,7 +91,8 @@ enum Command {
         /// The health name to ask for.
         #[arg(long, default_value = READINESS)]
         service: String,
-        /// Where to ask. Default: the configured gRPC address, on loopback.
+        /// Where to ask, over gRPC. Default: the configured gRPC address, on loopback; where that has TLS, the admin
+        /// address, which tells `readiness` and `liveness`.
         #[arg(long, value_name = "IP:PORT")]
         address: Option<SocketAddr>,
     },
@@ -123,7 +125,7 @@ pub fn run<S: Service>() -> ExitCode {
     };
     let result = match arguments.command {
         Some(Command::Healthcheck { service, address }) => {
-            let address = address.unwrap_or_else(|| S::health_address(&loaded.config));
+            let address = address.map_or_else(|| S::health(&loaded.config), HealthAddress::Grpc);
             runtime.block_on(healthcheck::run(address, &service))
         }
         Some(Command::Keys(command)) => keys::run(command, S::security(&loaded.config)),
@@ -182,6 +184,9 @@ async fn serve<S: Service>(
     let mut signals = Signals::new()?;
     let mut hangups = signal(SignalKind::hangup())?;
     let shutdown_config = S::shutdown(&loaded.config);
+    for Problem { key, value, rule, .. } in loaded.config.warnings() {
+        warn!(key, value, why = rule, "unsafe setting");
+    }
     let service = S::bind(loaded.config.clone(), telemetry).await?;
     let watcher = Watcher::new(source, loaded, service.reload(), telemetry.reloads().clone());
     let addresses = service

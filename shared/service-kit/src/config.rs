@@ -58,6 +58,11 @@ pub trait ServiceConfig: Serialize + DeserializeOwned + Default {
     /// Checks what the types alone cannot.
     fn check(&self, problems: &mut Problems);
 
+    /// What is allowed and still unwise, each with its key and why. Told at start.
+    fn warnings(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
     /// The files that it names, such as those of keys and certificates. What is in them is part of the configuration: when
     /// it changes, the configuration is read again.
     fn files(&self) -> Vec<PathBuf> {

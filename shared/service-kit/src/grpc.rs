@@ -7,17 +7,16 @@ use std::time::Duration;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic_reflection::server::{v1, v1alpha};
 use tower::{Layer, Service};
 
 use crate::config::Endpoint;
 use crate::health::Health;
-use crate::serving::{Incoming, Listener, ServeError};
+use crate::serving::{Listener, ServeError};
 use crate::shutdown::Shutdown;
+use crate::tls::ClientTls;
 
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 
 /// When a client of HTTP/2 is asked whether it is still there. One that sends a frame without an end is found out by it too.
@@ -105,9 +104,7 @@ where
         Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     <L::Service as Service<Request<Body>>>::Future: Send,
 {
-    let incoming =
-        TcpIncoming::from(listener.listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-    let incoming = Incoming::new(incoming, listener.connections);
+    let incoming = listener.incoming();
     let mut server = Server::builder()
         .accept_http1(options.http1)
         .max_concurrent_streams(options.max_concurrent_streams)
@@ -127,26 +124,36 @@ where
 }
 
 /// A channel that connects when it is first used and again when it was lost. With an address it connects only there, and
-/// still calls the server by the endpoint's name.
+/// still calls the server by the endpoint's name. An endpoint behind https needs `tls`.
 ///
 /// # Errors
-/// The endpoint is not a valid URI.
-pub fn channel(endpoint: &Endpoint, address: Option<IpAddr>) -> Result<Channel, ServeError> {
+/// The endpoint is not a valid URI, or https without TLS.
+pub fn channel(
+    endpoint: &Endpoint,
+    address: Option<IpAddr>,
+    tls: Option<&ClientTls>,
+) -> Result<Channel, ServeError> {
     let mut url = endpoint.url().clone();
     if let Some(address) = address {
         url.set_ip_host(address).map_err(|()| ServeError::set_up("a gRPC client", "no host in its URL"))?;
     }
     let name = endpoint.to_string().parse().map_err(|source| ServeError::set_up("a gRPC client", source))?;
-    let endpoint = tonic::transport::Endpoint::from_shared(url.to_string())
+    let transport = tonic::transport::Endpoint::from_shared(url.to_string())
         .map_err(|source| ServeError::set_up("a gRPC client", source))?
-        .origin(name);
-    Ok(endpoint
+        .origin(name)
         .connect_timeout(Duration::from_secs(2))
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .connect_lazy())
+        .tcp_nodelay(true);
+    match (endpoint.url().scheme(), tls) {
+        ("https", Some(tls)) => {
+            let host = endpoint.url().host_str().unwrap_or_default();
+            Ok(transport.connect_with_connector_lazy(tls.connector(host)))
+        }
+        ("https", None) => Err(ServeError::set_up("a gRPC client", "https without TLS")),
+        _ => Ok(transport.connect_lazy()),
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //! * [`serving`]: listeners and the tasks behind them
 //! * [`identity`]: who makes a request, and what it may do
 //! * [`tenant`]: on whose behalf a request is made
+//! * [`tls`]: TLS of our own listeners, and towards our own services
 
 pub mod admin;
 pub mod auth;
@@ -41,3 +42,4 @@ pub mod shutdown;
 pub mod status;
 pub mod telemetry;
 pub mod tenant;
+pub mod tls;

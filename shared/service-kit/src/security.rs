@@ -1,6 +1,7 @@
 //! What may be reached from outside, and by whom.
 
 mod files;
+mod warnings;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::auth::api_key::KeyHasher;
 use crate::auth::{Audience, CertificateCaller, KeyRing};
 use crate::config::{ListenAddress, Problems, Refused, Secret};
+use crate::tls::ClientTlsConfig;
+pub use warnings::Warnings;
 
 /// The `security` section.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -79,9 +82,10 @@ impl SecurityConfig {
     }
 
     /// Refuses a gateway that tells its callers apart and has no way to tell routers for whom it asks.
-    pub fn check_tenants(&self, problems: &mut Problems) {
-        let known = self.gateway_secret_file.is_some() || self.gateway_secret.is_some();
-        let rule = "must be set where callers are told apart: the routers would take all tenants for one, and give \
+    pub fn check_tenants(&self, router_tls: &ClientTlsConfig, problems: &mut Problems) {
+        let known =
+            router_tls.has_identity() || self.gateway_secret_file.is_some() || self.gateway_secret.is_some();
+        let rule = "must be set where callers are told apart, or else a certificate for routers: they would take all tenants for one, and give \
                     answers of one to another";
         let apart = self.asks_for_credentials(Audience::Callers);
         problems.require(known || !apart, GATEWAY_SECRET, "(unset)", rule);
@@ -100,6 +104,11 @@ impl SecurityConfig {
             Audience::Gateways => self.gateway_secret_file.is_some() || self.gateway_secret.is_some(),
         };
         own || !self.client_certificates.is_empty()
+    }
+
+    /// The files of secrets, each with its key.
+    pub fn secret_files(&self) -> [(&'static str, &Option<PathBuf>); 2] {
+        [(HASH_SECRET, &self.key_hash_secret_file), (GATEWAY_SECRET, &self.gateway_secret_file)]
     }
 
     /// The files that it names.

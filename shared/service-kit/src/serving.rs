@@ -1,6 +1,8 @@
 //! Listeners, the tasks behind them, and what stops a service from serving.
 
+mod connection;
 mod connections;
+mod incoming;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,8 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ListenAddress;
-pub(crate) use connections::Incoming;
+use crate::tls::ServerTls;
+pub use connection::{Connection, Peer};
+use connections::WatchedIncoming;
 pub use connections::{ConnectionLimits, Connections};
+pub use incoming::Incoming;
 
 /// A service that cannot start or go on.
 #[derive(Debug, Error)]
@@ -55,12 +60,12 @@ impl ServeError {
 /// A bound listener and its real address.
 #[derive(Debug)]
 pub struct Listener {
-    /// The listener.
-    pub listener: TcpListener,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
     /// Where it listens, with the port that was chosen for port 0.
     pub address: SocketAddr,
     /// What counts and watches its connections.
-    pub(crate) connections: Connections,
+    connections: Connections,
 }
 
 impl Listener {
@@ -72,15 +77,25 @@ impl Listener {
         let failed = |source| ServeError::Bind { purpose, address: address.0, source };
         let listener = TcpListener::bind(address.0).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, connections: Connections::default() })
+        Ok(Self { listener, tls: None, address, connections: Connections::default() })
     }
-}
 
-impl Listener {
+    /// With TLS, or without where there is none.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<ServerTls>) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Has connections counted and watched by `connections`.
     #[must_use]
     pub fn watched(self, connections: Connections) -> Self {
         Self { connections, ..self }
+    }
+
+    /// Its connections.
+    pub fn incoming(self) -> Incoming {
+        Incoming::new(WatchedIncoming::new(self.listener, self.connections), self.address, self.tls)
     }
 }
 

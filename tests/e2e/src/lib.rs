@@ -4,6 +4,7 @@
 //! hopes: what takes time is waited for by [`eventually`], which polls until a deadline.
 
 pub mod answers;
+pub mod certificates;
 pub mod chat;
 pub mod dns;
 pub mod keys;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod redis;
 pub mod sim;
 pub mod suite;
+pub mod tls;
 
 use std::future::Future;
 use std::time::Duration;

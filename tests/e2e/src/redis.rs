@@ -2,7 +2,6 @@
 
 mod cluster;
 mod sentinel;
-pub mod tls;
 
 use std::process::Stdio;
 

@@ -2,9 +2,9 @@
 //! who may do no more than that.
 
 use e2e::answers::Router;
+use e2e::certificates::Certificates;
 use e2e::chat::served_by;
 use e2e::eventually;
-use e2e::redis::tls::Certificates;
 use e2e::redis::{Cluster, Redis, Sentinels};
 
 /// What the operator's guide gives the cache's user.

@@ -9,8 +9,8 @@ use aiplatform_proto::resilience::v1::{ListCircuitBreakersRequest, ResetCircuitB
 use e2e::chat::{Client, channel, open, question, served_by};
 use e2e::keys::{Key, Keys, bearing};
 use e2e::metrics::Metrics;
-use e2e::process::Process;
-use e2e::suite::{Options, Suite, start_all_in_one};
+use e2e::process::{Process, command};
+use e2e::suite::{Options, Suite, start_all_in_one, start_gateway};
 use e2e::{eventually, http};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -339,4 +339,30 @@ async fn the_suite_in_one_process_needs_no_secret_to_know_itself() {
     let mut listing = CircuitBreakerServiceClient::new(channel(&suite.url("api_server_grpc")));
     let listed = listing.list_circuit_breakers(key.on(ListCircuitBreakersRequest::default())).await.unwrap();
     assert!(!listed.into_inner().circuit_breakers.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_unwise_is_told_at_start_and_what_is_unsafe_refused() {
+    let keys = Keys::new();
+    let mut variables = keys.variables();
+    variables.push(("AIP__GATEWAY__GRPC_LISTEN", "0.0.0.0:0".to_owned()));
+    let gateway = start_gateway("http://router.internal:50052", &variables).await;
+    let told: Vec<String> = gateway
+        .logs()
+        .iter()
+        .filter(|line| line["message"] == "unsafe setting")
+        .map(|line| format!("{} {}", line["key"].as_str().unwrap(), line["value"].as_str().unwrap()))
+        .collect();
+    assert!(told.contains(&"gateway.grpc_listen 0.0.0.0:0".to_owned()), "{told:?}");
+    assert!(told.contains(&"gateway.routers http://router.internal:50052".to_owned()), "{told:?}");
+    let refused = async |without: &str| {
+        let mut variables = variables.clone();
+        variables.retain(|(name, _)| *name != without);
+        let ran = command("gateway").envs(variables).output().await.unwrap();
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (code, told) = refused("AIP__SECURITY__API_KEYS_FILE").await;
+    assert!(code == Some(2) && told.contains("gateway.grpc_listen = 0.0.0.0:0"), "{told}");
+    let (code, told) = refused("AIP__SECURITY__GATEWAY_SECRET_FILE").await;
+    assert!(code == Some(2) && told.contains("security.gateway_secret_file"), "{told}");
 }

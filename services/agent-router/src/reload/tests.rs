@@ -25,6 +25,7 @@ impl Running {
             breakers,
             metrics: ChainMetrics::register(&mut registry),
             guard: Guard::new(&config.security, Audience::Gateways, &mut registry).unwrap(),
+            tls: LiveTls::of_listeners("agent_router", &config.agent_router.tls).unwrap(),
         };
         Self { reload, config }
     }

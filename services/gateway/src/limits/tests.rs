@@ -7,10 +7,10 @@ use http_body_util::{BodyExt as _, StreamBody};
 use resilience::ManualClock;
 use service_kit::identity::{Caller, Count, KeyLimits};
 use service_kit::metrics::{Registry, encode};
+use service_kit::serving::Peer;
 use service_kit::status::reason_of;
 use service_kit::tenant::Tenant;
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
@@ -196,7 +196,7 @@ async fn addresses_beyond_those_that_fit_share_one_limit() {
     for host in 1..=100_u8 {
         let mut extensions = http::Extensions::new();
         let peer = std::net::SocketAddr::from(([192, 0, 2, host], 1));
-        extensions.insert(TcpConnectInfo { local_addr: None, remote_addr: Some(peer) });
+        extensions.insert(Peer { address: peer, names: None });
         let state = callers.of(&extensions).unwrap();
         admitted += u32::from(state.rate().unwrap().take().is_ok());
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::Extensions;
 use service_kit::identity::Caller;
+use service_kit::serving::Peer;
 use service_kit::tenant::Tenant;
-use tonic::transport::server::TcpConnectInfo;
 
 /// Whom a request is counted against.
 ///
@@ -55,7 +55,7 @@ impl Who {
 }
 
 fn address(extensions: &Extensions) -> Option<SocketAddr> {
-    extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+    extensions.get::<Peer>().map(|peer| peer.address)
 }
 
 #[cfg(test)]
@@ -65,8 +65,8 @@ mod tests {
     fn at(address: &str) -> Who {
         let mut extensions = Extensions::new();
         extensions.insert(Caller::anonymous());
-        let remote_addr = Some(SocketAddr::new(address.parse().unwrap(), 1234));
-        extensions.insert(TcpConnectInfo { local_addr: None, remote_addr });
+        let address = SocketAddr::new(address.parse().unwrap(), 1234);
+        extensions.insert(Peer { address, names: None });
         Who::of(&extensions)
     }
 

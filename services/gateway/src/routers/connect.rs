@@ -7,6 +7,7 @@ use service_kit::config::Endpoint;
 use service_kit::grpc::channel;
 use service_kit::in_process::InProcess;
 use service_kit::serving::ServeError;
+use service_kit::tls::ClientTls;
 
 use super::link::Link;
 
@@ -22,12 +23,21 @@ pub trait Connect: fmt::Debug + Send + Sync {
 }
 
 /// Reaches routers over the network.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct OverNetwork;
+#[derive(Debug, Clone, Default)]
+pub struct OverNetwork {
+    tls: Option<ClientTls>,
+}
+
+impl OverNetwork {
+    /// Reaches those behind https with this TLS.
+    pub fn new(tls: Option<ClientTls>) -> Self {
+        Self { tls }
+    }
+}
 
 impl Connect for OverNetwork {
     fn connect(&self, endpoint: &Endpoint, address: Option<IpAddr>) -> Result<Link, ServeError> {
-        channel(endpoint, address).map(Link::Network)
+        channel(endpoint, address, self.tls.as_ref()).map(Link::Network)
     }
 }
 

@@ -5,18 +5,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use axum::extract::ConnectInfo;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use tonic::Status;
 use tower::{Layer, Service};
 use tracing::debug;
 
 use super::access::Need;
-use super::certificate::PeerNames;
 use super::header::take_out;
 use super::{AuthFailure, AuthMetrics, Authenticator};
 use crate::identity::Caller;
 use crate::layer::HttpRoute;
+use crate::serving::Peer;
 
 /// What differs between protocols: what a request needs, and how it is refused.
 pub trait Door: Clone + Send + Sync + 'static {
@@ -70,8 +71,8 @@ impl<D: Door> AuthLayer<D> {
         let caller = if need == Need::Nothing {
             Caller { roles: crate::identity::Roles::default(), ..Caller::anonymous() }
         } else {
-            let peer = head.extensions.get::<PeerNames>();
-            self.authenticator.identify(&head.headers, peer, SystemTime::now())?
+            let names = peer(&head.extensions).and_then(|peer| peer.names.as_ref());
+            self.authenticator.identify(&head.headers, names, SystemTime::now())?
         };
         take_out(&mut head.headers);
         if !need.is_met_by(caller.roles) {
@@ -82,6 +83,11 @@ impl<D: Door> AuthLayer<D> {
         head.extensions.insert(caller);
         Ok(())
     }
+}
+
+/// Who is at the other end: tonic and axum have a place of their own for it.
+fn peer(extensions: &Extensions) -> Option<&Peer> {
+    extensions.get().or_else(|| extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer))
 }
 
 impl<S, D: Clone> Layer<S> for AuthLayer<D> {

@@ -46,7 +46,7 @@ async fn a_connection_that_is_too_old_is_left_without_a_call_or_a_stream_being_l
     });
 
     let calls = async {
-        let mut client = HealthClient::new(channel(&endpoint, None).unwrap());
+        let mut client = HealthClient::new(channel(&endpoint, None, None).unwrap());
         let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
         let began = Instant::now();

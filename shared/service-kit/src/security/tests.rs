@@ -112,11 +112,15 @@ fn a_name_in_a_certificate_stands_for_one_caller() {
 fn a_gateway_that_tells_callers_apart_must_be_able_to_tell_routers() {
     let refused = |config: SecurityConfig| {
         let mut problems = Problems::default();
-        config.check_tenants(&mut problems);
+        config.check_tenants(&ClientTlsConfig::default(), &mut problems);
         !problems.is_empty()
     };
     let keys = SecurityConfig { api_keys_file: Some("keys".into()), ..SecurityConfig::default() };
     assert!(refused(keys.clone()));
+    let mut problems = Problems::default();
+    let certificate = ClientTlsConfig { cert_file: Some("cert".into()), ..ClientTlsConfig::default() };
+    keys.check_tenants(&certificate, &mut problems);
+    assert!(problems.is_empty());
     assert!(!refused(SecurityConfig { gateway_secret_file: Some("secret".into()), ..keys.clone() }));
     assert!(!refused(SecurityConfig { gateway_secret: Some("secret".to_owned().into()), ..keys }));
     assert!(!refused(SecurityConfig::default()));

@@ -4,6 +4,7 @@
 //! the two it is, and neither notices a client that takes nothing: that is seen to here, below both and below TLS.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -15,10 +16,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 
 /// The length of HTTP/2's preface. No request of HTTP/1 that we can answer is shorter.
@@ -79,13 +80,13 @@ impl Connections {
     }
 
     /// Takes a place for a connection. `None` when there is none free.
-    fn admit(&self, stream: TcpStream) -> Option<Connection> {
+    fn admit(&self, stream: TcpStream) -> Option<Watched> {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
             self.refused.inc();
             return None;
         };
         self.open.inc();
-        Some(Connection {
+        Some(Watched {
             stream,
             write_timeout: self.limits.write_timeout,
             heard: 0,
@@ -108,25 +109,28 @@ impl Drop for Place {
     }
 }
 
+/// When a silent client is asked by TCP whether it is there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long to wait after a connection could not be accepted, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of a listener, watched.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct WatchedIncoming {
     tcp: TcpIncoming,
     connections: Connections,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl Incoming {
-    pub(crate) fn new(tcp: TcpIncoming, connections: Connections) -> Self {
+impl WatchedIncoming {
+    pub(super) fn new(listener: TcpListener, connections: Connections) -> Self {
+        let tcp = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
         Self { tcp, connections, pause: None }
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+impl Stream for WatchedIncoming {
+    type Item = io::Result<Watched>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -162,7 +166,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 
 /// A watched connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct Watched {
     stream: TcpStream,
     write_timeout: Duration,
     /// Bytes received, up to the length of a preface.
@@ -174,7 +178,7 @@ pub(crate) struct Connection {
     _place: Place,
 }
 
-impl Connection {
+impl Watched {
     /// What a write came to, or an error when it has come to nothing for too long.
     fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
@@ -188,7 +192,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -211,7 +215,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, polled)
@@ -240,11 +244,10 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+impl Watched {
+    /// Where the client is. `None` when it is gone already.
+    pub(super) fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 }
 
@@ -252,19 +255,18 @@ impl Connected for Connection {
 mod tests {
     use futures_util::StreamExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
 
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(50);
 
-    async fn listen(most: usize) -> (Incoming, std::net::SocketAddr, Registry) {
+    async fn listen(most: usize) -> (WatchedIncoming, SocketAddr, Registry) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut registry = Registry::default();
         let limits = ConnectionLimits { most, begin_timeout: SHORT, write_timeout: SHORT };
         let connections = Connections::new(limits, &mut registry);
-        (Incoming::new(TcpIncoming::from(listener), connections), address, registry)
+        (WatchedIncoming::new(listener, connections), address, registry)
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use tower::{ServiceExt as _, service_fn};
 use super::super::gateway::{SECRET_HEADER, TENANT_HEADER};
 use super::super::{Audience, Credentials};
 use super::*;
-use crate::auth::CertificateCaller;
+use crate::auth::{CertificateCaller, PeerNames};
 use crate::config::Problems;
 use crate::identity::Role;
 use crate::metrics::{Registry, encode};
@@ -36,7 +36,8 @@ async fn call(layer: &AuthLayer<GrpcDoor>, path: &str, peer: Option<&str>) -> (O
     if let Some(name) = peer {
         request.headers_mut().remove(AUTHORIZATION);
         request.headers_mut().remove("x-api-key");
-        request.extensions_mut().insert(PeerNames([name.to_owned()].into()));
+        let names = Some(PeerNames([name.to_owned()].into()));
+        request.extensions_mut().insert(Peer { address: "192.0.2.1:1".parse().unwrap(), names });
     }
     let response = layer.layer(inner).oneshot(request).await.unwrap();
     let code = Status::from_header_map(response.headers()).map(|status| status.code());

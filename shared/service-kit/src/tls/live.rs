@@ -1,0 +1,121 @@
+//! The TLS of a running service, which follows its files.
+
+use super::{ClientTls, ClientTlsConfig, NewClientTls, ServerTls, TlsConfig};
+use crate::config::{Endpoint, Problems};
+use crate::serving::ServeError;
+
+/// The TLS of a service's listeners and of its connections to routers. Clones share it.
+///
+/// Which files there are, and whether there is TLS at all, is as the service was started; what is in the files is read
+/// again.
+#[derive(Debug, Clone)]
+pub struct LiveTls {
+    section: &'static str,
+    listeners: TlsConfig,
+    routers: ClientTlsConfig,
+    endpoints: Vec<Endpoint>,
+    server: Option<ServerTls>,
+    client: Option<ClientTls>,
+}
+
+impl LiveTls {
+    /// The TLS of the listeners of a section, for one that calls no routers.
+    ///
+    /// # Errors
+    /// A file changed since the configuration was checked, and cannot be used any more.
+    pub fn of_listeners(section: &'static str, listeners: &TlsConfig) -> Result<Self, ServeError> {
+        Self::new(section, listeners, &ClientTlsConfig::default(), &[])
+    }
+
+    /// The TLS of the listeners of a section, and of the connections to these routers.
+    ///
+    /// # Errors
+    /// A file changed since the configuration was checked, and cannot be used any more.
+    pub fn new(
+        section: &'static str,
+        listeners: &TlsConfig,
+        routers: &ClientTlsConfig,
+        endpoints: &[Endpoint],
+    ) -> Result<Self, ServeError> {
+        let mut live = Self {
+            section,
+            listeners: listeners.clone(),
+            routers: routers.clone(),
+            endpoints: endpoints.to_vec(),
+            server: None,
+            client: None,
+        };
+        let Files { server, client } =
+            live.files().map_err(|problems| ServeError::set_up("TLS", format!("{:?}", problems.found())))?;
+        live.server = server.map(ServerTls::new);
+        live.client = client.map(ClientTls::new);
+        Ok(live)
+    }
+
+    /// What is wrong with these settings, if anything.
+    pub fn check(
+        section: &str,
+        listeners: &TlsConfig,
+        routers: &ClientTlsConfig,
+        endpoints: &[Endpoint],
+        problems: &mut Problems,
+    ) {
+        drop(listeners.read(&format!("{section}.tls"), problems));
+        drop(routers.read(&format!("{section}.router_tls"), endpoints, problems));
+    }
+
+    /// The TLS of the listeners; `None`: plaintext.
+    pub fn server(&self) -> Option<ServerTls> {
+        self.server.clone()
+    }
+
+    /// The TLS of connections to routers; `None`: none is behind https.
+    pub fn client(&self) -> Option<ClientTls> {
+        self.client.clone()
+    }
+
+    fn files(&self) -> Result<Files, Problems> {
+        let mut problems = Problems::default();
+        let server = self.listeners.read(&format!("{}.tls", self.section), &mut problems);
+        let routers = format!("{}.router_tls", self.section);
+        let client = self.routers.read(&routers, &self.endpoints, &mut problems);
+        match (server, client) {
+            (Ok(server), Ok(client)) => Ok(Files { server, client }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Reads the files again. Nothing has changed before it is [applied](TlsUpdate::apply).
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn read(&self) -> Result<TlsUpdate<'_>, Problems> {
+        Ok(TlsUpdate { live: self, files: self.files()? })
+    }
+}
+
+#[derive(Debug)]
+struct Files {
+    server: Option<std::sync::Arc<rustls::ServerConfig>>,
+    client: Option<NewClientTls>,
+}
+
+/// Files that were read and are not in use yet.
+#[derive(Debug)]
+#[must_use = "it is in use when it is applied"]
+pub struct TlsUpdate<'a> {
+    live: &'a LiveTls,
+    files: Files,
+}
+
+impl TlsUpdate<'_> {
+    /// From the next connection on, the files are in use.
+    pub fn apply(self) {
+        if let (Some(tls), Some(config)) = (&self.live.server, self.files.server) {
+            tls.replace(config);
+        }
+        if let (Some(tls), Some(config)) = (&self.live.client, self.files.client) {
+            tls.replace(config);
+        }
+    }
+}
