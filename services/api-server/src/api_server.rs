@@ -86,6 +86,7 @@ impl Service for ApiServer {
             CallLayer::new(methods(health.services()), Limits::default(), shutdown.clone(), &mut registry);
         let background = Background::new();
         health.watch_runtime(&background)?;
+        background.spawn(|stop| guard.follow(stop));
 
         let control_plane = ControlPlane::new(Arc::clone(&fleet));
         let routes = grpc::routes(&health, FILE_DESCRIPTOR_SET)?

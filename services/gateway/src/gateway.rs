@@ -111,6 +111,7 @@ impl Service for Gateway {
 
         let background = Background::new();
         health.watch_runtime(&background)?;
+        background.spawn(|stop| guard.follow(stop));
         routers.resolve().await;
         background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
 

@@ -20,6 +20,7 @@ mod failure;
 pub mod gateway;
 mod guard;
 mod header;
+pub(crate) mod jwt;
 mod key_ring;
 mod layer;
 mod metrics;

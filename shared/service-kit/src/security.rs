@@ -1,6 +1,7 @@
 //! What may be reached from outside, and by whom.
 
 mod files;
+mod jwt;
 mod warnings;
 
 use std::path::PathBuf;
@@ -8,9 +9,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::api_key::KeyHasher;
+use crate::auth::jwt::{KeySetError, TokenKeys};
 use crate::auth::{Audience, CertificateCaller, KeyRing};
 use crate::config::{ListenAddress, Problems, Refused, Secret};
 use crate::tls::ClientTlsConfig;
+pub use jwt::{JwtConfig, TokenAlgorithm};
 pub use warnings::Warnings;
 
 /// The `security` section.
@@ -29,6 +32,8 @@ pub struct SecurityConfig {
     pub gateway_secret_file: Option<PathBuf>,
     /// Callers that are known by the names in their client certificates.
     pub client_certificates: Vec<CertificateCaller>,
+    /// Callers that are known by the tokens of an issuer.
+    pub jwt: JwtConfig,
     /// In place of the file, for services in one process.
     #[serde(skip)]
     pub gateway_secret: Option<Secret>,
@@ -36,6 +41,7 @@ pub struct SecurityConfig {
 
 const KEYS: &str = "security.api_keys_file";
 const HASH_SECRET: &str = "security.key_hash_secret_file";
+const JWKS: &str = "security.jwt.jwks_file";
 const GATEWAY_SECRET: &str = "security.gateway_secret_file";
 /// The shortest secret of a file, in bytes: 256 bits, if they are random.
 const MIN_SECRET: usize = 32;
@@ -54,6 +60,8 @@ impl SecurityConfig {
         // The router has no use for keys, and need not be able to read them.
         if audience == Audience::Callers {
             drop(self.key_ring(problems));
+            self.jwt.check(problems);
+            drop(self.token_keys(problems));
         }
         drop(self.gateway_secrets(problems));
     }
@@ -70,7 +78,7 @@ impl SecurityConfig {
         let rule = match audience {
             Audience::Callers => {
                 "must be a loopback address unless there are credentials (security.api_keys_file, \
-                 security.client_certificates) or security.allow_anonymous is true"
+                 security.jwt, security.client_certificates) or security.allow_anonymous is true"
             }
             Audience::Gateways => {
                 "must be a loopback address unless there is security.gateway_secret_file, or \
@@ -100,7 +108,7 @@ impl SecurityConfig {
     /// Whether callers of a listener have to show something, were it not for anonymous access.
     pub fn asks_for_credentials(&self, audience: Audience) -> bool {
         let own = match audience {
-            Audience::Callers => self.api_keys_file.is_some(),
+            Audience::Callers => self.api_keys_file.is_some() || self.jwt.is_on(),
             Audience::Gateways => self.gateway_secret_file.is_some() || self.gateway_secret.is_some(),
         };
         own || !self.client_certificates.is_empty()
@@ -113,7 +121,8 @@ impl SecurityConfig {
 
     /// The files that it names.
     pub fn files(&self) -> Vec<PathBuf> {
-        let files = [&self.api_keys_file, &self.key_hash_secret_file, &self.gateway_secret_file];
+        let Self { api_keys_file, key_hash_secret_file, gateway_secret_file, jwt, .. } = self;
+        let files = [api_keys_file, key_hash_secret_file, gateway_secret_file, &jwt.jwks_file];
         files.into_iter().flatten().cloned().collect()
     }
 
@@ -137,6 +146,18 @@ impl SecurityConfig {
         let text = files::read(path, KEYS, problems).ok_or(Refused)?;
         KeyRing::read(text.expose(), hasher.ok_or(Refused)?).map(Some).map_err(|error| {
             problems.add(KEYS, path.display(), error.to_string());
+            Refused
+        })
+    }
+
+    /// The keys of tokens; none yet where they are fetched. `None`: no tokens are taken.
+    pub(crate) fn token_keys(&self, problems: &mut Problems) -> Result<Option<TokenKeys>, Refused> {
+        let Some(path) = &self.jwt.jwks_file else {
+            return Ok(self.jwt.is_on().then(TokenKeys::default));
+        };
+        let text = files::read(path, JWKS, problems).ok_or(Refused)?;
+        text.expose().parse().map(Some).map_err(|error: KeySetError| {
+            problems.add(JWKS, path.display(), error.to_string());
             Refused
         })
     }

@@ -10,6 +10,8 @@ use super::api_key::PREFIX;
 use super::certificate::{CertificateCaller, PeerNames};
 use super::gateway::GatewaySecrets;
 use super::header::credential;
+use super::jwt::Tokens;
+use super::jwt::remote::Remote;
 use super::{AuthFailure, KeyRing};
 use crate::config::Problems;
 use crate::identity::{Caller, Role, Roles};
@@ -29,6 +31,7 @@ pub enum Audience {
 pub struct Credentials {
     audience: Audience,
     keys: Option<KeyRing>,
+    tokens: Option<Tokens>,
     gateways: Option<GatewaySecrets>,
     certificates: Vec<CertificateCaller>,
     /// What somebody without a credential may do; `None` when one is asked for.
@@ -40,6 +43,10 @@ impl Credentials {
     pub fn read(config: &SecurityConfig, audience: Audience, problems: &mut Problems) -> Option<Self> {
         let keys = match audience {
             Audience::Callers => config.key_ring(problems).ok()?,
+            Audience::Gateways => None,
+        };
+        let tokens = match audience {
+            Audience::Callers => config.token_keys(problems).ok()?.map(|keys| Tokens::new(&config.jwt, keys)),
             Audience::Gateways => None,
         };
         let secrets = match audience {
@@ -55,6 +62,7 @@ impl Credentials {
         Some(Self {
             audience,
             keys,
+            tokens,
             gateways: (!secrets.is_empty()).then(|| GatewaySecrets::new(&secrets)),
             certificates: config.client_certificates.clone(),
             anonymous,
@@ -62,7 +70,10 @@ impl Credentials {
     }
 
     fn is_open(&self) -> bool {
-        self.keys.is_none() && self.gateways.is_none() && self.certificates.is_empty()
+        self.keys.is_none()
+            && self.tokens.is_none()
+            && self.gateways.is_none()
+            && self.certificates.is_empty()
     }
 
     fn identify(
@@ -95,10 +106,16 @@ impl Credentials {
 
     fn by_header(&self, headers: &HeaderMap, now: SystemTime) -> Result<Option<Caller>, AuthFailure> {
         let Some(shown) = credential(headers)? else { return Ok(None) };
-        match &self.keys {
-            Some(keys) if shown.starts_with(PREFIX) => keys.find(shown, now).map(Some),
-            Some(_) | None => Err(AuthFailure::Malformed),
+        match (&self.keys, &self.tokens) {
+            (Some(keys), _) if shown.starts_with(PREFIX) => keys.find(shown, now).map(Some),
+            (_, Some(tokens)) if Tokens::is_token(shown) => tokens.find(shown).map(Some),
+            _ => Err(AuthFailure::Malformed),
         }
+    }
+
+    /// The tokens that are taken.
+    pub(super) fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 
     fn certificate(&self, peer: &PeerNames) -> Option<&CertificateCaller> {
@@ -114,17 +131,41 @@ impl Credentials {
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     current: Arc<ArcSwap<Credentials>>,
+    remote: Arc<Remote>,
 }
 
 impl Authenticator {
     /// Finds callers by these credentials.
     pub fn new(credentials: Credentials) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(credentials)) }
+        Self { current: Arc::new(ArcSwap::from_pointee(credentials)), remote: Arc::default() }
     }
 
     /// From the next request on, finds callers by these credentials.
     pub fn replace(&self, credentials: Credentials) {
+        let before = self.current.load();
+        if let (Some(tokens), Some(before)) = (&credentials.tokens, &before.tokens) {
+            tokens.inherit(before);
+        }
         self.current.store(Arc::new(credentials));
+        self.remote.ask();
+    }
+
+    pub(super) fn current(&self) -> Arc<Credentials> {
+        self.current.load_full()
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Whether keys of tokens are fetched, so that one that is not known may become known.
+    pub(super) fn fetches_keys(&self) -> bool {
+        self.current.load().tokens.as_ref().is_some_and(|tokens| tokens.url().is_some())
+    }
+
+    /// Waits until it was seen to that the keys of tokens are those that the issuer has.
+    pub(super) async fn keys_fetched(&self) {
+        self.remote.wait().await;
     }
 
     /// Whose request this is.

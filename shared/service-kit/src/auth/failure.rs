@@ -19,6 +19,10 @@ pub enum AuthFailure {
     Expired,
     /// A key that was switched off.
     Disabled,
+    /// A token that is none of the issuer's for us, or says too little.
+    BadToken,
+    /// A token whose key is not known.
+    UnknownTokenKey,
     /// A certificate that stands for nobody.
     UnknownCertificate,
     /// A gateway's secret that is not the router's.
@@ -29,13 +33,15 @@ pub enum AuthFailure {
 
 impl AuthFailure {
     /// Every failure.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Missing,
         Self::Malformed,
         Self::UnknownKey,
         Self::WrongKey,
         Self::Expired,
         Self::Disabled,
+        Self::BadToken,
+        Self::UnknownTokenKey,
         Self::UnknownCertificate,
         Self::WrongGatewaySecret,
         Self::Forbidden,
@@ -50,6 +56,8 @@ impl AuthFailure {
             Self::WrongKey => "wrong_key",
             Self::Expired => "expired",
             Self::Disabled => "disabled",
+            Self::BadToken => "bad_token",
+            Self::UnknownTokenKey => "unknown_token_key",
             Self::UnknownCertificate => "unknown_certificate",
             Self::WrongGatewaySecret => "wrong_gateway_secret",
             Self::Forbidden => "forbidden",
@@ -65,6 +73,8 @@ impl AuthFailure {
             | Self::WrongKey
             | Self::Expired
             | Self::Disabled
+            | Self::BadToken
+            | Self::UnknownTokenKey
             | Self::UnknownCertificate
             | Self::WrongGatewaySecret => {
                 Reason::Unauthenticated.status("a valid credential is required").build()

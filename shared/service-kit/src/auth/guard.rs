@@ -1,11 +1,14 @@
 //! What of a running service follows the `security` section.
 
 use super::gateway::Introduction;
+use super::jwt::remote::follow;
 use super::{Audience, AuthLayer, AuthMetrics, Authenticator, Credentials, Door};
 use crate::config::{Problems, Secret};
 use crate::metrics::Registry;
 use crate::security::SecurityConfig;
 use crate::serving::ServeError;
+use std::future::Future;
+use tokio_util::sync::CancellationToken;
 
 /// Who is let in by a service, and how it introduces itself to routers. Clones share both.
 #[derive(Debug, Clone)]
@@ -49,6 +52,11 @@ impl Guard {
             Some(credentials) if problems.is_empty() => Ok(GuardUpdate { guard: self, credentials, secret }),
             Some(_) | None => Err(problems),
         }
+    }
+
+    /// Keeps up with what is fetched, the keys of tokens, until `stop`.
+    pub fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        follow(self.authenticator.clone(), stop)
     }
 
     /// The layer that asks who calls.

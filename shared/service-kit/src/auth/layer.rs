@@ -90,6 +90,14 @@ fn peer(extensions: &Extensions) -> Option<&Peer> {
     extensions.get().or_else(|| extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer))
 }
 
+impl<D: Door> AuthLayer<D> {
+    fn refuse(&self, head: &Parts, failure: AuthFailure) -> Response<D::Body> {
+        self.metrics.refused(failure);
+        debug!(reason = failure.as_str(), "caller refused");
+        self.door.refuse(head, &failure.status())
+    }
+}
+
 impl<S, D: Clone> Layer<S> for AuthLayer<D> {
     type Service = AuthService<S, D>;
 
@@ -109,9 +117,10 @@ impl<S, D, B> Service<Request<B>> for AuthService<S, D>
 where
     D: Door,
     D::Body: Send + 'static,
-    S: Service<Request<B>, Response = Response<D::Body>>,
+    S: Service<Request<B>, Response = Response<D::Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
+    B: Send + 'static,
 {
     type Response = Response<D::Body>;
     type Error = S::Error;
@@ -125,12 +134,20 @@ where
         let (mut head, body) = request.into_parts();
         match self.layer.check(&mut head) {
             Ok(()) => Box::pin(self.inner.call(Request::from_parts(head, body))),
-            Err(failure) => {
-                self.layer.metrics.refused(failure);
-                debug!(reason = failure.as_str(), "caller refused");
-                let refusal = self.layer.door.refuse(&head, &failure.status());
-                Box::pin(std::future::ready(Ok(refusal)))
+            Err(AuthFailure::UnknownTokenKey) if self.layer.authenticator.fetches_keys() => {
+                // The service that was made ready must be the one that is called.
+                let clone = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, clone);
+                let layer = self.layer.clone();
+                Box::pin(async move {
+                    layer.authenticator.keys_fetched().await;
+                    match layer.check(&mut head) {
+                        Ok(()) => inner.call(Request::from_parts(head, body)).await,
+                        Err(failure) => Ok(layer.refuse(&head, failure)),
+                    }
+                })
             }
+            Err(failure) => Box::pin(std::future::ready(Ok(self.layer.refuse(&head, failure)))),
         }
     }
 }

@@ -87,7 +87,7 @@ impl Warnings {
 }
 
 /// Whether an endpoint is on this machine.
-fn is_here(endpoint: &Endpoint) -> bool {
+pub(super) fn is_here(endpoint: &Endpoint) -> bool {
     match endpoint.url().host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
