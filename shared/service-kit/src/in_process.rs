@@ -22,6 +22,9 @@ type Server = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// A way to a server of the same process. Until it serves, and when it no longer does, calls end as UNAVAILABLE, as
 /// those over the network would.
+///
+/// Made for a caller that is a server with a [`CallLayer`](crate::layer::CallLayer) itself: a stream is read by the task
+/// that such a layer gives it, and ends by that layer's deadline and shutdown.
 #[derive(Clone, Default)]
 pub struct InProcess {
     server: Arc<ArcSwapOption<Serving>>,
@@ -77,6 +80,10 @@ impl Drop for Withdraw<'_> {
     }
 }
 
+/// Marks a call whose caller reads its stream in a task of its own, by its own deadline.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Driven;
+
 /// The server of this process is not serving yet, or no longer. The call has not reached it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the server in this process is not serving")]
@@ -91,7 +98,8 @@ impl Service<Request<Body>> for InProcess {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.extensions_mut().insert(Driven);
         // Held until the body is dropped: whoever waits for the calls waits for their streams.
         let serving = self.server.load_full().map(|serving| (serving.server.clone(), serving.calls.token()));
         Box::pin(async move {

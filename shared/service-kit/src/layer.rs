@@ -5,6 +5,7 @@
 //! it for ever.
 
 mod body;
+mod observed;
 mod observer;
 mod pump;
 mod request;
@@ -24,10 +25,12 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use crate::in_process::Driven;
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
 use crate::shutdown::Shutdown;
 use crate::status::Reason;
 use body::whole;
+use observed::ObservedBody;
 use observer::Observer;
 use pump::PumpedBody;
 use request::Call;
@@ -149,6 +152,7 @@ where
             // Health watches and reflection end with the listener; requests are given the drain.
             let end = if call.is_ours() { shared.shutdown.abort() } else { shared.shutdown.closing() };
             let end = end.clone();
+            let driven = request.extensions().get::<Driven>().is_some();
             let head = tokio::select! {
                 biased;
                 head = inner.call(request) => head?,
@@ -170,7 +174,9 @@ where
                 return Ok(Response::from_parts(parts, body));
             }
             observer.span().record("http.response.status_code", parts.status.as_u16());
-            let body = if call.is_streaming(&parts.headers) {
+            let body = if driven && call.is_streaming(&parts.headers) {
+                Body::new(ObservedBody::new(body, observer))
+            } else if call.is_streaming(&parts.headers) {
                 PumpedBody::start(body, deadline, end, shared.limits.send, observer)
             } else if call.is_http() {
                 // It is whole, and has no trailers that would say more.
