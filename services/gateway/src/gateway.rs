@@ -26,7 +26,7 @@ use service_kit::{admin, grpc};
 
 use crate::config::Config;
 use crate::http;
-use crate::limits::{Callers, LimitMetrics, Metered, PerCaller, Shed, SlowBody};
+use crate::limits::{Callers, LimitMetrics, Metered, PerCaller, SharedLimits, Shed, SlowBody};
 use crate::reload::GatewayReload;
 use crate::routers::{Connect, Outside, OverNetwork, Routers};
 use crate::service::Inference;
@@ -120,7 +120,12 @@ impl Service for Gateway {
         let breakers =
             CircuitBreakers::new(Arc::clone(routers.breakers()), Arc::new(|_| Vec::new()), replica);
         let metrics = LimitMetrics::register(&mut registry);
-        let callers = Callers::new(section.limits.per_caller, clock);
+        let shared = section.limits.redis_url.clone().map(|url| {
+            let (shared, keeper) = SharedLimits::new(url, &mut registry);
+            background.spawn(|stop| keeper.run(stop));
+            shared
+        });
+        let callers = Callers::new(section.limits.per_caller, clock).sharing(shared);
         // Both ports have the same layers around the same core, which count together.
         let layers = (
             layer,

@@ -18,6 +18,7 @@ mod metrics;
 mod per_caller;
 mod rate;
 mod refusal;
+mod shared;
 mod shed;
 mod slow_body;
 mod tokens;
@@ -30,6 +31,7 @@ pub use callers::Callers;
 pub use metered::Metered;
 pub use metrics::LimitMetrics;
 pub use per_caller::PerCaller;
+pub use shared::{SharedKeeper, SharedLimits};
 pub use shed::Shed;
 pub use slow_body::SlowBody;
 

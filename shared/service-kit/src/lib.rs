@@ -9,6 +9,7 @@
 //! * [`admin`]: the admin endpoint
 //! * [`shutdown`]: the order in which a process ends
 //! * [`layer`]: deadline, trace, metrics and drain around every RPC
+//! * [`link`]: a connection that is kept
 //! * [`grpc`]: a gRPC server with all of it
 //! * [`in_process`]: the same server, called by the code of its own process
 //! * [`dns`]: the addresses of names
@@ -33,6 +34,7 @@ pub mod health;
 pub mod identity;
 pub mod in_process;
 pub mod layer;
+pub mod link;
 pub mod metrics;
 pub mod paging;
 pub mod replica;

@@ -1,7 +1,7 @@
 //! The `gateway.limits` section: what protects the gateway from its callers, and them from one another.
 
 use serde::{Deserialize, Serialize};
-use service_kit::config::{Problems, Seconds};
+use service_kit::config::{Problems, Seconds, SecretUrl};
 use service_kit::grpc::Ping;
 use service_kit::identity::KeyLimits;
 use service_kit::serving::ConnectionLimits;
@@ -24,6 +24,8 @@ pub struct LimitsConfig {
     pub write_timeout: Seconds,
     /// How long a request's body may take to arrive.
     pub body_timeout: Seconds,
+    /// The Redis where gateways count together. Without it, each counts for itself.
+    pub redis_url: Option<SecretUrl>,
     /// What each caller may take, where its key does not say otherwise.
     pub per_caller: KeyLimits,
 }
@@ -38,6 +40,7 @@ impl Default for LimitsConfig {
             ping_timeout: Seconds::new(10),
             write_timeout: Seconds::new(30),
             body_timeout: Seconds::new(30),
+            redis_url: None,
             per_caller: KeyLimits::default(),
         }
     }
@@ -72,6 +75,11 @@ impl LimitsConfig {
             ("gateway.limits.body_timeout", self.body_timeout),
         ] {
             problems.require(!time.0.is_zero(), key, time, "must be longer than 0");
+        }
+        if let Some(url) = &self.redis_url {
+            let known = matches!(url.scheme(), "redis" | "rediss");
+            let rule = "must be a URL such as redis://host:6379 or rediss://host:6379";
+            problems.require(known, "gateway.limits.redis_url", url, rule);
         }
         self.per_caller.check("gateway.limits.per_caller", problems);
     }

@@ -8,8 +8,9 @@ use resilience::Clock;
 use service_kit::identity::{Count, KeyLimits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::rate::{Pace, Rate};
-use super::tokens::Budget;
+use super::rate::{self, Pace, Rate};
+use super::shared::{Price, SharedLimits};
+use super::tokens::{Budget, MINUTE, Taken};
 use super::who::Who;
 
 /// One of the things that a caller may have at a time; without a limit it is nothing. Given back when dropped.
@@ -50,12 +51,19 @@ pub(super) struct CallerState {
     requests: Option<Slots>,
     streams: Option<Slots>,
     tokens: Option<Budget>,
+    /// Where its requests and tokens are counted for all replicas.
+    shared: Option<SharedLimits>,
     /// When it last asked for something, on the clock, in milliseconds.
     seen: AtomicU64,
 }
 
 impl CallerState {
-    pub(super) fn new(who: Who, limits: KeyLimits, clock: &Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        who: Who,
+        limits: KeyLimits,
+        clock: &Arc<dyn Clock>,
+        shared: Option<SharedLimits>,
+    ) -> Self {
         Self {
             who,
             limits,
@@ -63,7 +71,51 @@ impl CallerState {
             requests: limits.concurrent_requests.map(Slots::new),
             streams: limits.concurrent_streams.map(Slots::new),
             tokens: limits.tokens_per_minute.map(|most| Budget::new(most, Arc::clone(clock))),
+            shared,
             seen: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a request, where there is a rate.
+    ///
+    /// # Errors
+    /// It is one too many; the time after which it would not be.
+    pub(super) async fn count_request(&self) -> Result<Option<rate::Left>, Duration> {
+        let Some(rate) = &self.rate else { return Ok(None) };
+        if let Some(shared) = &self.shared {
+            let pace = rate.pace();
+            let price = Price { cost: pace.interval(), most: pace.refill() };
+            if let Some(counted) = shared.take(&self.who.key("requests"), price).await {
+                return counted.map(|owed| Some(pace.left(owed)));
+            }
+        }
+        rate.take().map(Some)
+    }
+
+    /// Takes an estimate of tokens from a budget, which is this caller's.
+    ///
+    /// # Errors
+    /// There are not so many left; the time after which there are.
+    pub(super) async fn reserve(&self, budget: &Budget, estimate: u64) -> Result<Taken, Duration> {
+        if let Some(shared) = &self.shared {
+            let tokens = budget.at_most(estimate);
+            let price = Price { cost: budget.time_for(tokens), most: MINUTE };
+            if let Some(taken) = shared.take(&self.who.key("tokens"), price).await {
+                return taken.map(|owed| {
+                    budget.owes(owed);
+                    Taken { tokens, together: true }
+                });
+            }
+        }
+        budget.reserve(estimate).map(|tokens| Taken { tokens, together: false })
+    }
+
+    /// Puts an estimate of tokens right.
+    pub(super) fn settle(&self, taken: Taken, used: u64) {
+        let Some(budget) = &self.tokens else { return };
+        budget.settle(taken.tokens, used);
+        if let Some(shared) = self.shared.as_ref().filter(|_| taken.together && used != taken.tokens) {
+            shared.correct(self.who.key("tokens"), budget.time_for(used), budget.time_for(taken.tokens));
         }
     }
 

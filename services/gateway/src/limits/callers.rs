@@ -10,6 +10,7 @@ use resilience::Clock;
 use service_kit::identity::{Caller, KeyLimits};
 
 use super::caller::CallerState;
+use super::shared::SharedLimits;
 use super::who::Who;
 
 /// Addresses that are told apart. Whoever comes beyond them shares the limits of one: memory is bounded, and nobody
@@ -35,13 +36,26 @@ pub struct Callers {
     clock: Arc<dyn Clock>,
     known: Arc<RwLock<Known>>,
     max_addresses: usize,
+    shared: Option<SharedLimits>,
 }
 
 impl Callers {
     /// Nobody yet. `limits` are those of each caller whose key has none of its own.
     pub fn new(limits: KeyLimits, clock: Arc<dyn Clock>) -> Self {
         let known = Known { states: HashMap::new(), sweep_at: FEW, swept: Duration::ZERO };
-        Self { limits, clock, known: Arc::new(RwLock::new(known)), max_addresses: MAX_ADDRESSES }
+        Self {
+            limits,
+            clock,
+            known: Arc::new(RwLock::new(known)),
+            max_addresses: MAX_ADDRESSES,
+            shared: None,
+        }
+    }
+
+    /// Has requests and tokens counted for all replicas together.
+    #[must_use]
+    pub fn sharing(self, shared: Option<SharedLimits>) -> Self {
+        Self { shared, ..self }
     }
 
     /// The state of whoever makes a request with these extensions. `None` for one without limits.
@@ -74,7 +88,7 @@ impl Callers {
             return Arc::clone(state);
         }
         // New limits begin anew: what the caller has under way counts against the old ones.
-        let state = Arc::new(CallerState::new(who.clone(), limits, &self.clock));
+        let state = Arc::new(CallerState::new(who.clone(), limits, &self.clock, self.shared.clone()));
         known.states.insert(who, Arc::clone(&state));
         state
     }

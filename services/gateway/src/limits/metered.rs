@@ -13,6 +13,7 @@ use tonic::{Code, Extensions, Request, Response, Status};
 use super::caller::{CallerState, Slot};
 use super::metrics::{Limit, LimitMetrics};
 use super::refusal;
+use super::tokens::Taken;
 
 /// Tokens that an answer is taken to have where the request sets no limit.
 const USUAL_ANSWER: u64 = 512;
@@ -32,16 +33,20 @@ impl<I> Metered<I> {
         Self { inner, metrics }
     }
 
-    fn reserve(&self, extensions: &Extensions, chat: &wire::ChatRequest) -> Result<Option<Reserved>, Status> {
+    async fn reserve(
+        &self,
+        extensions: &Extensions,
+        chat: &wire::ChatRequest,
+    ) -> Result<Option<Reserved>, Status> {
         let Some(caller) = extensions.get::<Arc<CallerState>>() else { return Ok(None) };
         let Some(budget) = caller.tokens() else { return Ok(None) };
         let prompt = prompt_tokens(chat);
         let answer =
             chat.sampling.as_ref().and_then(|sampling| sampling.max_tokens).map_or(USUAL_ANSWER, u64::from);
-        let tokens = budget.reserve(prompt + answer).map_err(|wait| {
+        let taken = caller.reserve(budget, prompt + answer).await.map_err(|wait| {
             refusal::over_rate(&self.metrics, caller, Limit::Tokens, budget.per_minute().get(), wait)
         })?;
-        Ok(Some(Reserved { caller: Arc::clone(caller), tokens, prompt, settled: false }))
+        Ok(Some(Reserved { caller: Arc::clone(caller), taken, prompt, settled: false }))
     }
 
     fn begin_stream(&self, extensions: &Extensions) -> Result<Slot, Status> {
@@ -55,7 +60,7 @@ impl<I> Metered<I> {
 #[derive(Debug)]
 struct Reserved {
     caller: Arc<CallerState>,
-    tokens: u64,
+    taken: Taken,
     prompt: u64,
     settled: bool,
 }
@@ -65,9 +70,7 @@ impl Reserved {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        if let Some(budget) = self.caller.tokens() {
-            budget.settle(self.tokens, used);
-        }
+        self.caller.settle(self.taken, used);
     }
 
     /// Settles by what an answer tells; `text` is how many bytes of it came.
@@ -117,7 +120,7 @@ where
         &self,
         request: Request<wire::ChatRequest>,
     ) -> Result<Response<wire::ChatResponse>, Status> {
-        let reserved = self.reserve(request.extensions(), request.get_ref())?;
+        let reserved = self.reserve(request.extensions(), request.get_ref()).await?;
         let answer = self.inner.chat(request).await;
         if let Some(mut reserved) = reserved {
             match &answer {
@@ -143,7 +146,7 @@ where
         let slot = self.begin_stream(request.extensions())?;
         let chat = request.get_ref().chat.as_ref();
         let reserved = match chat {
-            Some(chat) => self.reserve(request.extensions(), chat)?,
+            Some(chat) => self.reserve(request.extensions(), chat).await?,
             None => None,
         };
         match self.inner.stream_chat(request).await {

@@ -32,23 +32,26 @@ impl PerCaller {
         Self { callers, metrics }
     }
 
-    fn admit(&self, caller: &CallerState) -> Result<(Slot, Option<rate::Left>), Status> {
+    async fn admit(&self, caller: &CallerState) -> Result<(Slot, Option<rate::Left>), Status> {
         // The place first: a request that is refused for want of one has not used up the rate.
         let slot = caller
             .begin_request()
             .map_err(|most| refusal::over_number(&self.metrics, caller, Limit::ConcurrentRequests, most))?;
-        let left = caller.rate().map(|rate| {
-            let most = rate.pace().per_minute.get();
-            rate.take().map_err(|wait| refusal::over_rate(&self.metrics, caller, Limit::Requests, most, wait))
-        });
-        Ok((slot, left.transpose()?))
+        let left = caller.count_request().await.map_err(|wait| {
+            let most = caller.rate().map_or(0, |rate| rate.pace().per_minute.get());
+            refusal::over_rate(&self.metrics, caller, Limit::Requests, most, wait)
+        })?;
+        Ok((slot, left))
     }
 
     #[cfg(test)]
-    pub(super) fn admit_for_test(&self, caller: &service_kit::identity::Caller) -> bool {
+    pub(super) async fn admit_for_test(&self, caller: &service_kit::identity::Caller) -> bool {
         let mut extensions = http::Extensions::new();
         extensions.insert(caller.clone());
-        self.callers.of(&extensions).is_none_or(|state| self.admit(&state).is_ok())
+        match self.callers.of(&extensions) {
+            Some(state) => self.admit(&state).await.is_ok(),
+            None => true,
+        }
     }
 }
 
@@ -87,18 +90,21 @@ where
         let Some(caller) = self.layer.callers.of(request.extensions()) else {
             return Box::pin(self.inner.call(request));
         };
-        let (slot, left) = match self.layer.admit(&caller) {
-            Ok(admitted) => admitted,
-            Err(status) => {
-                let mut refused: Response<Body> = status.into_http();
-                say(&caller, None, refused.headers_mut());
-                return Box::pin(std::future::ready(Ok(refused)));
-            }
-        };
-        request.extensions_mut().insert(Arc::clone(&caller));
-        let answer = self.inner.call(request);
+        // The service that was made ready must be the one that is called.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let layer = self.layer.clone();
         Box::pin(async move {
-            let mut answer = answer.await?;
+            let (slot, left) = match layer.admit(&caller).await {
+                Ok(admitted) => admitted,
+                Err(status) => {
+                    let mut refused: Response<Body> = status.into_http();
+                    say(&caller, None, refused.headers_mut());
+                    return Ok(refused);
+                }
+            };
+            request.extensions_mut().insert(Arc::clone(&caller));
+            let mut answer = inner.call(request).await?;
             say(&caller, left, answer.headers_mut());
             Ok(match slot {
                 Some(slot) => answer.map(|body| hold(body, slot)),

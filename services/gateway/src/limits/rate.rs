@@ -47,6 +47,12 @@ impl Pace {
         Duration::from_secs(60) / self.per_minute.get()
     }
 
+    /// What is left when so much time is owed.
+    pub(super) fn left(self, owed: Duration) -> Left {
+        let free = self.refill().saturating_sub(owed).as_nanos() / self.interval().as_nanos().max(1);
+        Left { remaining: u32::try_from(free).unwrap_or(u32::MAX), reset: owed }
+    }
+
     /// The time in which a whole burst is earned.
     pub(super) fn refill(self) -> Duration {
         self.interval() * self.burst.get()

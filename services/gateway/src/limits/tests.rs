@@ -91,7 +91,7 @@ async fn a_hundred_tenants_at_ten_times_their_rate_have_their_shares() {
             let due = u64::from(step) * u64::from(per_minute(n)) * 10 / 6000;
             while u64::from(asked[n]) < due {
                 asked[n] += 1;
-                admitted[n] += u32::from(setup.layer.admit_for_test(caller));
+                admitted[n] += u32::from(setup.layer.admit_for_test(caller).await);
             }
         }
         setup.clock.advance(Duration::from_millis(10));
@@ -177,14 +177,14 @@ async fn callers_that_owe_nothing_are_forgotten_and_those_that_do_are_not() {
     let limits = KeyLimits { requests_per_minute: count(60), burst: count(2), ..KeyLimits::default() };
     let Setup { clock, callers, layer, .. } = setup(limits);
     for n in 0..1024 {
-        assert!(layer.admit_for_test(&caller(n)));
+        assert!(layer.admit_for_test(&caller(n)).await);
     }
     clock.advance(Duration::from_millis(1500));
-    assert!(layer.admit_for_test(&caller(7)) && layer.admit_for_test(&caller(7)));
+    assert!(layer.admit_for_test(&caller(7)).await && layer.admit_for_test(&caller(7)).await);
     clock.advance(Duration::from_millis(501));
-    assert!(layer.admit_for_test(&caller(2000)));
+    assert!(layer.admit_for_test(&caller(2000)).await);
     assert_eq!(callers.len(), 2, "the one that owes and the new one");
-    assert!(!layer.admit_for_test(&caller(7)));
+    assert!(!layer.admit_for_test(&caller(7)).await);
 }
 
 #[tokio::test]

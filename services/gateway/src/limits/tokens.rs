@@ -12,7 +12,7 @@ use resilience::Clock;
 use service_kit::identity::Count;
 
 /// The time in which a whole budget is earned, and the longest that one answer's tokens are counted in.
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// One caller's tokens.
 #[derive(Debug)]
@@ -21,6 +21,15 @@ pub(super) struct Budget {
     clock: Arc<dyn Clock>,
     /// When all that was used will have been earned again.
     earned: Mutex<Duration>,
+}
+
+/// An estimate that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// How many tokens.
+    pub(super) tokens: u64,
+    /// Whether replicas count it together. What they have not counted they cannot give back.
+    pub(super) together: bool,
 }
 
 /// What is left of a budget.
@@ -41,12 +50,22 @@ impl Budget {
         self.per_minute
     }
 
-    /// Takes an estimate. It counts as a whole budget at most: what is larger could never be asked for.
+    /// An estimate, or a whole budget where that is less: what is larger could never be asked for.
+    pub(super) fn at_most(&self, estimate: u64) -> u64 {
+        estimate.min(u64::from(self.per_minute.get()))
+    }
+
+    /// Takes over what is owed, as somebody else has counted it.
+    pub(super) fn owes(&self, owed: Duration) {
+        *self.earned.lock() = self.clock.now() + owed;
+    }
+
+    /// Takes an estimate, or a whole budget.
     ///
     /// # Errors
     /// There is not so much left; the time after which there is.
     pub(super) fn reserve(&self, estimate: u64) -> Result<u64, Duration> {
-        let estimate = estimate.min(u64::from(self.per_minute.get()));
+        let estimate = self.at_most(estimate);
         let now = self.clock.now();
         let mut earned = self.earned.lock();
         let after = now.max(*earned) + self.time_for(estimate);
@@ -79,7 +98,8 @@ impl Budget {
         self.earned.lock().saturating_sub(self.clock.now())
     }
 
-    fn time_for(&self, tokens: u64) -> Duration {
+    /// The time in which so many are earned.
+    pub(super) fn time_for(&self, tokens: u64) -> Duration {
         // In this order nothing is lost by rounding, and nothing overflows: a count is at most 10^8 and a minute 6·10^10 ns.
         let nanos = u128::from(tokens) * MINUTE.as_nanos() / u128::from(self.per_minute.get());
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 4))

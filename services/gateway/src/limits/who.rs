@@ -1,5 +1,6 @@
 //! Whose limits a request counts against.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use http::Extensions;
 use service_kit::identity::Caller;
 use service_kit::serving::Peer;
 use service_kit::tenant::Tenant;
+use sha2::{Digest, Sha256};
 
 /// Whom a request is counted against.
 ///
@@ -41,6 +43,25 @@ impl Who {
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
             }
             address @ IpAddr::V4(_) => address,
+        })
+    }
+
+    /// Where Redis counts what it takes of a limit: a hash, which tells nobody there who it is, is as short for a long name,
+    /// and is of the tenant's and the caller's names apart, in both of which anything may stand.
+    pub(super) fn key(&self, limit: &str) -> String {
+        let subject = self.subject();
+        let tenant = match self {
+            Self::Known(tenant, _) => tenant.name(),
+            Self::Address(_) | Self::Others => "",
+        };
+        let mut hash = Sha256::new();
+        hash.update(u64::try_from(tenant.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(tenant);
+        hash.update(subject);
+        hash.finalize().iter().fold(format!("aip:limit:{limit}:"), |mut key, byte| {
+            // A string takes whatever is written to it.
+            write!(key, "{byte:02x}").unwrap_or_default();
+            key
         })
     }
 
@@ -88,6 +109,18 @@ mod tests {
             Who::of(&extensions)
         };
         assert_ne!(of("red"), of("blue"));
+        assert_ne!(of("red").key("tokens"), of("blue").key("tokens"));
+        assert_ne!(of("red").key("tokens"), of("red").key("requests"));
         assert_eq!(of("red").subject(), "caller:ci");
+    }
+
+    #[test]
+    fn a_key_in_redis_tells_no_name_and_is_nobody_elses() {
+        let known = |tenant: &str, id: &str| Who::Known(Tenant::new(tenant), Arc::from(id));
+        let key = known("acme", "ann@example.com").key("requests");
+        assert_eq!(key.len(), "aip:limit:requests:".len() + 64);
+        assert!(key.starts_with("aip:limit:requests:") && !key.contains("ann"));
+        assert_ne!(known("a/b", "c").key("requests"), known("a", "b/c").key("requests"));
+        assert_ne!(known("", "c").key("requests"), Who::Others.key("requests"));
     }
 }

@@ -6,7 +6,6 @@
 //! Two commands are used, and what it takes to connect: an ACL user needs no more than the operator's guide says.
 
 mod connect;
-mod link;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::{Cmd, FromRedisValue, RedisError, RedisResult, cmd};
+use service_kit::link::{Link, LinkKeeper};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,6 @@ use crate::cache::CacheKey;
 use crate::settings::{RedisSettings, Topology};
 use crate::upstream::UpstreamError;
 use connect::Connector;
-use link::{Link, LinkKeeper};
 
 /// The longest text of a store's error that is passed on, in characters.
 const LONGEST_CAUSE: usize = 200;
@@ -78,7 +77,7 @@ impl Keeper {
             let connector = Arc::clone(&connector);
             async move { connector.connect().await.map_err(|error| cause(&error)) }
         };
-        stop.run_until_cancelled(link.run(connect)).await;
+        stop.run_until_cancelled(link.run("the answer cache", connect)).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The connection of the moment, and who keeps it.
+//! The connection of the moment to a store, and who keeps it.
 //!
 //! Requests read the state and never change it: up, with a connection to use; being made for the first time or again at
 //! once, which is worth waiting for; or down, which is told at once. The keeper alone connects, again and again with a wait
@@ -8,6 +8,7 @@
 //! the other end may have gone without a word, and every command that it owes an answer is held in memory. A connection
 //! that breaks right after it was made counts as one that was not: whatever breaks it would break the next one too.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -41,7 +42,7 @@ struct Broken {
 
 /// Where requests find the connection. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Link<C> {
+pub struct Link<C> {
     state: watch::Receiver<State<C>>,
     broken: mpsc::Sender<Broken>,
     unanswered: Arc<AtomicU32>,
@@ -49,7 +50,7 @@ pub(super) struct Link<C> {
 
 /// Makes the connections.
 #[derive(Debug)]
-pub(super) struct LinkKeeper<C> {
+pub struct LinkKeeper<C> {
     state: watch::Sender<State<C>>,
     broken: mpsc::Receiver<Broken>,
     unanswered: Arc<AtomicU32>,
@@ -57,7 +58,7 @@ pub(super) struct LinkKeeper<C> {
 
 impl<C: Clone> Link<C> {
     /// A link without a connection. The keeper must run for it to get one.
-    pub(super) fn new() -> (Self, LinkKeeper<C>) {
+    pub fn new() -> (Self, LinkKeeper<C>) {
         let (state, watched) = watch::channel(State::Connecting);
         let (report, reports) = mpsc::channel(1);
         let unanswered = Arc::new(AtomicU32::new(0));
@@ -69,38 +70,38 @@ impl<C: Clone> Link<C> {
     ///
     /// # Errors
     /// There is none, and why.
-    pub(super) async fn connection(&self) -> Result<(C, u64), Arc<str>> {
+    pub async fn connection(&self) -> Result<(C, u64), Arc<str>> {
         let mut state = self.state.clone();
         let settled = state.wait_for(|state| !matches!(state, State::Connecting)).await;
         match settled.as_deref() {
             Ok(State::Up { connection, number }) => Ok((connection.clone(), *number)),
             Ok(State::Down(why)) => Err(Arc::clone(why)),
-            Ok(State::Connecting) | Err(_) => Err(Arc::from("the cache is closing")),
+            Ok(State::Connecting) | Err(_) => Err(Arc::from("the service is ending")),
         }
     }
 
     /// The connection answered a command.
-    pub(super) fn answered(&self) {
+    pub fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
     }
 
     /// This connection did not answer a command.
-    pub(super) fn silent(&self, number: u64) {
+    pub fn silent(&self, number: u64) {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
             self.broken(number, format!("{PATIENCE} commands in a row had no answer"));
         }
     }
 
     /// This connection is dead, and why.
-    pub(super) fn broken(&self, number: u64, why: String) {
+    pub fn broken(&self, number: u64, why: String) {
         // A report that finds no room is not needed: the keeper has one to read.
         self.broken.try_send(Broken { number, why }).unwrap_or_default();
     }
 }
 
 impl<C: Clone> LinkKeeper<C> {
-    /// Connects whenever there is no connection, until all links are gone.
-    pub(super) async fn run<F>(mut self, connect: impl Fn() -> F)
+    /// Connects to `what`, as logs call it, whenever there is no connection, until all links are gone.
+    pub async fn run<F>(mut self, what: &'static str, connect: impl Fn() -> F)
     where
         F: Future<Output = Result<C, String>>,
     {
@@ -113,7 +114,7 @@ impl<C: Clone> LinkKeeper<C> {
             let why = match connect().await {
                 Ok(connection) => {
                     if failures > 0 {
-                        info!(failures, "connected to the answer cache again");
+                        info!(failures, "connected to {what} again");
                     }
                     number += 1;
                     self.unanswered.store(0, Ordering::Relaxed);
@@ -123,7 +124,7 @@ impl<C: Clone> LinkKeeper<C> {
                         return;
                     };
                     if since.elapsed() > SHORTEST_LIFE {
-                        info!(why, "the connection to the answer cache is made anew");
+                        info!(why, "the connection to {what} is made anew");
                         failures = 0;
                         self.state.send_replace(State::Connecting);
                         continue;
@@ -133,7 +134,7 @@ impl<C: Clone> LinkKeeper<C> {
                 Err(why) => why,
             };
             if failures == 0 {
-                warn!(why, "no connection to the answer cache");
+                warn!(why, "no connection to {what}");
             }
             self.state.send_replace(State::Down(Arc::from(why)));
             tokio::time::sleep(backoff.delay(failures, &randomness)).await;

@@ -35,7 +35,7 @@ fn kept() -> (Link<usize>, Server, tokio::task::JoinSet<()>) {
         let server = kept.clone();
         async move { server.connect().await }
     };
-    tasks.spawn(keeper.run(connect));
+    tasks.spawn(keeper.run("a store", connect));
     (link, server, tasks)
 }
 
