@@ -19,8 +19,11 @@ run: ## Start the whole suite in one process, with simulated models (ARGS="--con
 test: ## Run all tests, unit and end to end; installs redis-server if need be
 	tests/setup --for test
 	cargo build --locked --workspace --bins
-	cargo test --locked --workspace $(ARGS)
+	$(MANY_FILES) cargo test --locked --workspace $(ARGS)
 	LOOM_MAX_PREEMPTIONS=2 $(LOOM)
+
+# Some tests hold thousands of connections, at both ends; many a machine allows 1,024 files unless it is asked for more.
+MANY_FILES = ulimit -Sn 8192 || echo 'make: cannot open 8192 files: tests of many connections may fail' >&2;
 
 # loom stands in for the locks and atomics, so that everything is built anew, in a directory of its own.
 LOOM = RUSTFLAGS="--cfg loom" cargo test --locked --release --package resilience --test breaker_loom --target-dir target/loom
