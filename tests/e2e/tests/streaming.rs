@@ -196,10 +196,10 @@ async fn a_client_that_stops_reading_does_not_hold_the_upstream() {
 #[tokio::test]
 async fn a_deadline_ends_a_stream_that_has_begun() {
     let suite = Suite::start().await;
-    suite.sim.fault("max", json!({"kind": "slow_tokens", "delay_ms": 50})).await;
+    suite.sim.fault("max", json!({"kind": "slow_tokens", "delay_ms": 200})).await;
     let chat = aiplatform_proto::inference::v1::StreamChatRequest { chat: Some(question("x")) };
     let mut request = Request::new(chat);
-    request.set_timeout(Duration::from_millis(500));
+    request.set_timeout(Duration::from_secs(2));
     let stream = suite.untimed_client().stream_chat(request).await.unwrap().into_inner();
     let streamed = Streamed::read(stream).await;
     let error = streamed.error.unwrap();
