@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
@@ -43,6 +44,8 @@ struct Inner {
     dependencies: Vec<String>,
     ready: AtomicBool,
     draining: AtomicBool,
+    /// Set when all names have said so.
+    drained: OnceCell<()>,
     origin: Instant,
     /// Milliseconds from `origin` to the runtime's last sign of life.
     last_tick: AtomicU64,
@@ -61,6 +64,7 @@ impl Health {
                 dependencies,
                 ready: AtomicBool::new(false),
                 draining: AtomicBool::new(false),
+                drained: OnceCell::new(),
                 origin: Instant::now(),
                 last_tick: AtomicU64::new(0),
             }),
@@ -91,8 +95,13 @@ impl Health {
         }
     }
 
-    /// The process is about to end: send no more traffic. Every name turns NOT_SERVING.
+    /// The process is about to end: send no more traffic. Every name turns NOT_SERVING, once, whichever of its listeners
+    /// says so first; the others wait until it is said.
     pub async fn drain(&self) {
+        self.inner.drained.get_or_init(|| self.turn_away()).await;
+    }
+
+    async fn turn_away(&self) {
         self.inner.draining.store(true, Ordering::Release);
         self.inner.ready.store(false, Ordering::Release);
         self.set_readiness(ServingStatus::NotServing).await;
@@ -181,8 +190,10 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use tonic::Request;
     use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
     use tonic_health::pb::health_server::Health as _;
 
     async fn status(health: &Health, name: &str) -> i32 {
@@ -218,6 +229,22 @@ mod tests {
             assert_eq!(status(&health, name).await, NOT_SERVING);
         }
         assert!(!health.is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_watch_hears_of_a_drain_once_however_many_listeners_begin_it() {
+        let health = Health::new(&[], &[]).await;
+        let mut watch = HealthClient::new(health.service())
+            .watch(HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
+        health.ready().await;
+        assert_eq!(watch.message().await.unwrap().unwrap().status, SERVING);
+        tokio::join!(health.drain(), health.drain());
+        assert_eq!(watch.message().await.unwrap().unwrap().status, NOT_SERVING);
+        health.drain().await;
+        assert!(watch.message().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
