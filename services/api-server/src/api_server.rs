@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
-use service_kit::auth::{Audience, GrpcDoor, Guard};
+use service_kit::auth::{Audience, GrpcDoor, Guard, SecurityReload};
 use service_kit::cli::{HealthAddress, Service};
 use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
@@ -22,7 +22,6 @@ use service_kit::{admin, grpc};
 
 use crate::config::Config;
 use crate::fleet::Fleet;
-use crate::reload::ApiServerReload;
 use crate::rest;
 use crate::rest::RestDoor;
 use crate::service::ControlPlane;
@@ -72,7 +71,7 @@ impl Service for ApiServer {
     }
 
     fn reload(&self) -> Arc<dyn Reload<Config>> {
-        Arc::new(ApiServerReload { guard: self.guard.clone(), tls: self.tls.clone() })
+        Arc::new(SecurityReload::new(&self.guard, &self.tls, |config: &Config| &config.security))
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {

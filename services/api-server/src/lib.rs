@@ -6,7 +6,6 @@
 mod api_server;
 pub mod config;
 pub mod fleet;
-mod reload;
 pub mod rest;
 pub mod service;
 

@@ -8,7 +8,7 @@ use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceS
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::{FILE_DESCRIPTOR_SET, methods};
 use resilience::{Randomness, SplitMix64, SystemClock};
-use service_kit::auth::{Audience, GrpcDoor, Guard};
+use service_kit::auth::{Audience, GrpcDoor, Guard, SecurityReload};
 use service_kit::circuit_breakers::CircuitBreakers;
 use service_kit::cli::{HealthAddress, Service};
 use service_kit::config::reload::Reload;
@@ -27,7 +27,6 @@ use service_kit::{admin, grpc};
 use crate::config::Config;
 use crate::http;
 use crate::limits::{Callers, LimitMetrics, Metered, PerCaller, SharedLimits, Shed, SlowBody};
-use crate::reload::GatewayReload;
 use crate::routers::{Connect, Outside, OverNetwork, Routers};
 use crate::service::Inference;
 
@@ -86,7 +85,7 @@ impl Service for Gateway {
     }
 
     fn reload(&self) -> Arc<dyn Reload<Config>> {
-        Arc::new(GatewayReload { guard: self.guard.clone(), tls: self.tls.clone() })
+        Arc::new(SecurityReload::new(&self.guard, &self.tls, |config: &Config| &config.security))
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {

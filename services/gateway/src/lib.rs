@@ -9,7 +9,6 @@ mod degraded;
 mod gateway;
 mod http;
 pub mod limits;
-mod reload;
 pub mod routers;
 pub mod service;
 

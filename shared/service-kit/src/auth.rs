@@ -24,6 +24,7 @@ pub(crate) mod jwt;
 mod key_ring;
 mod layer;
 mod metrics;
+mod reload;
 
 pub use certificate::{CertificateCaller, PeerNames};
 pub use credentials::{Audience, Authenticator, Credentials};
@@ -32,6 +33,7 @@ pub use guard::{Guard, GuardUpdate};
 pub use key_ring::{Expiry, KeyFileError, KeyRecord, KeyRing};
 pub use layer::{AuthLayer, AuthService, Door, GrpcDoor};
 pub use metrics::AuthMetrics;
+pub use reload::SecurityReload;
 
 #[cfg(doc)]
 use crate::identity::Caller;
