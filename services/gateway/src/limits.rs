@@ -10,7 +10,6 @@
 //! translates as it does every other. Health and reflection pass them: a probe that is refused under
 //! load makes things worse.
 
-mod body;
 mod caller;
 mod callers;
 mod metered;

@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
 use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use thiserror::Error;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt as _};
+
+use crate::held_body::hold;
 
 type Server = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
@@ -100,38 +100,13 @@ impl Service<Request<Body>> for InProcess {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.extensions_mut().insert(Driven);
-        // Held until the body is dropped: whoever waits for the calls waits for their streams.
+        // Held while there is work behind the body: whoever waits for the calls waits for their streams.
         let serving = self.server.load_full().map(|serving| (serving.server.clone(), serving.calls.token()));
         Box::pin(async move {
             let (server, call) = serving.ok_or(NotServing)?;
             let Ok(response) = server.oneshot(request).await;
-            Ok(response.map(|inner| Body::new(CountedBody { inner, _call: call })))
+            Ok(response.map(|body| hold(body, call)))
         })
-    }
-}
-
-struct CountedBody {
-    inner: Body,
-    _call: TaskTrackerToken,
-}
-
-impl HttpBody for CountedBody {
-    type Data = <Body as HttpBody>::Data;
-    type Error = <Body as HttpBody>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 

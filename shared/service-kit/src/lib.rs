@@ -11,6 +11,7 @@
 //! * [`layer`]: deadline, trace, metrics and drain around every RPC
 //! * [`link`]: a connection that is kept
 //! * [`grpc`]: a gRPC server with all of it
+//! * [`held_body`]: a response's body that holds something while there is work behind it
 //! * [`in_process`]: the same server, called by the code of its own process
 //! * [`dns`]: the addresses of names
 //! * [`status`]: error reasons and their status codes
@@ -31,6 +32,7 @@ pub mod config;
 pub mod dns;
 pub mod grpc;
 pub mod health;
+pub mod held_body;
 pub mod identity;
 pub mod in_process;
 pub mod layer;

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
+use service_kit::held_body::hold;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::body::hold;
 use super::caller::{CallerState, Slot};
 use super::callers::Callers;
 use super::metrics::{Limit, LimitMetrics};

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use service_kit::held_body::hold;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::body::hold;
 use super::metrics::LimitMetrics;
 use super::{is_exempt, refusal};
 

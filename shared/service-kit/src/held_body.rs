@@ -1,4 +1,4 @@
-//! The body of a response that holds something until it has been given.
+//! The body of a response that holds something until it has been given: a place, or the word that there is work.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,7 +14,7 @@ struct Held<P> {
 
 /// A body that holds a permit while there is work behind it. One whose size is known is there as a whole: it holds nothing,
 /// however slowly the client takes it.
-pub(super) fn hold<P: Unpin + Send + 'static>(inner: Body, permit: P) -> Body {
+pub fn hold<P: Unpin + Send + 'static>(inner: Body, permit: P) -> Body {
     if inner.is_end_stream() || inner.size_hint().exact().is_some() {
         return inner;
     }
