@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::error::Kind;
@@ -78,6 +78,13 @@ impl Problems {
         if !holds {
             self.add(key, value, rule);
         }
+    }
+
+    /// What is in the file that a setting names. `None`, with a problem, where it cannot be read.
+    pub fn read_file(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
+        let read = std::fs::read(path);
+        let told = |error| self.add(key, path.display(), format!("must be a file that can be read: {error}"));
+        read.map_err(told).ok()
     }
 
     /// Adds what others found, but for what is known already.

@@ -34,7 +34,7 @@ pub(super) fn identity(
         }
     };
     let chain = certificates(cert_path, &cert_key, problems);
-    let private_key = read(key_path, &key_key, problems).ok_or(Refused)?;
+    let private_key = problems.read_file(&key_key, key_path).ok_or(Refused)?;
     let Ok(parsed) = PrivateKeyDer::from_pem_slice(&private_key) else {
         problems.add(key_key, key_path.display(), "must hold a private key (PEM)");
         return Err(Refused);
@@ -60,19 +60,9 @@ pub(super) fn authorities(path: &Path, key: &str, problems: &mut Problems) -> Op
 }
 
 fn certificates(path: &Path, key: &str, problems: &mut Problems) -> Option<Vec<CertificateDer<'static>>> {
-    let pem = read(path, key, problems)?;
+    let pem = problems.read_file(key, path)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.unwrap_or_default();
     problems.require(!chain.is_empty(), key, path.display(), "must hold certificates (PEM)");
     (!chain.is_empty()).then_some(chain)
-}
-
-fn read(path: &Path, key: &str, problems: &mut Problems) -> Option<Vec<u8>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            problems.add(key, path.display(), format!("must be a file that can be read: {error}"));
-            None
-        }
-    }
 }

@@ -3,8 +3,6 @@
 //! Files are read here, once for each configuration: a certificate that cannot work is refused with the key that names it, and
 //! a file with new contents makes settings that differ, so that a reload sees it.
 
-use std::path::Path;
-
 use http::HeaderValue;
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -45,7 +43,7 @@ pub(super) fn api_key(
         problems.require(sendable(token.expose()), &key("api_key"), "", RULE);
         return Some(token);
     };
-    let bytes = read(path, &key("api_key_file"), problems)?;
+    let bytes = problems.read_file(&key("api_key_file"), path)?;
     // An editor ends the line; the token does not.
     let token = String::from_utf8(bytes).unwrap_or_default().trim().to_owned();
     let holds = format!("its content {RULE}");
@@ -63,7 +61,7 @@ pub(super) fn of(
     let tls = tier.endpoints.iter().any(|endpoint| endpoint.url().scheme() == "https");
     let roots = tier.ca_file.as_ref().and_then(|path| {
         let key = key("ca_file");
-        let roots = read(path, &key, problems)?;
+        let roots = problems.read_file(&key, path)?;
         let usable = count_roots(&roots);
         problems.require(
             usable.is_some_and(|count| count > 0),
@@ -102,8 +100,8 @@ fn identity(tier: &TierConfig, key: impl Fn(&str) -> String, problems: &mut Prob
             return None;
         }
     };
-    let certificate = read(cert_path, &cert_key, problems)?;
-    let private_key = read(key_path, &key_key, problems)?;
+    let certificate = problems.read_file(&cert_key, cert_path)?;
+    let private_key = problems.read_file(&key_key, key_path)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
     let chain = chain.unwrap_or_default();
     problems.require(!chain.is_empty(), &cert_key, cert_path.display(), "must hold a certificate (PEM)");
@@ -127,14 +125,4 @@ fn count_roots(pem: &[u8]) -> Option<usize> {
         store.add(certificate.ok()?).ok()?;
     }
     Some(store.len())
-}
-
-fn read(path: &Path, key: &str, problems: &mut Problems) -> Option<Vec<u8>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            problems.add(key, path.display(), format!("must be a file that can be read: {error}"));
-            None
-        }
-    }
 }
