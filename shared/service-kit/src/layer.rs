@@ -28,7 +28,7 @@ use tracing::Instrument as _;
 use crate::in_process::Driven;
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
 use crate::shutdown::Shutdown;
-use crate::status::Reason;
+use crate::status::{Reason, request_too_large};
 use body::whole;
 use observed::ObservedBody;
 use observer::Observer;
@@ -165,7 +165,9 @@ where
             set_request_id(&mut parts.headers, &call.request_id);
             if let Some(status) = Status::from_header_map(&parts.headers) {
                 if is_too_large(&status) {
-                    return Ok(observer.refuse(&too_large(shared.limits.message_bytes), &call.request_id));
+                    return Ok(
+                        observer.refuse(&request_too_large(shared.limits.message_bytes), &call.request_id)
+                    );
                 }
                 if is_malformed(&status) {
                     return Ok(observer.refuse(&malformed(&status), &call.request_id));
@@ -234,13 +236,6 @@ fn is_malformed(status: &Status) -> bool {
 fn malformed(status: &Status) -> Status {
     // Names the field and what is wrong with it, and repeats nothing of what is in it.
     Reason::InvalidRequest.status(status.message()).build()
-}
-
-fn too_large(limit: usize) -> Status {
-    Reason::RequestTooLarge
-        .status(format!("a request may have at most {limit} bytes"))
-        .with("limit_bytes", limit.to_string())
-        .build()
 }
 
 fn set_request_id(headers: &mut http::HeaderMap, id: &RequestId) {

@@ -272,6 +272,14 @@ pub fn invalid_request<'a>(violations: impl IntoIterator<Item = (&'a str, &'a st
     Some(violations.fold(status, |status, (field, rule)| status.field(field, rule)).build())
 }
 
+/// The refusal of a request of more bytes than the limit, which it names.
+pub fn request_too_large(limit: usize) -> Status {
+    Reason::RequestTooLarge
+        .status(format!("a request may have at most {limit} bytes"))
+        .with("limit_bytes", limit.to_string())
+        .build()
+}
+
 /// The answer of a method that the API has and this version does not serve.
 pub fn not_served(method: &str) -> Status {
     Reason::NotServed.status(format!("{method} is part of the API but not served by this version")).build()

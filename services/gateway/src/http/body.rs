@@ -5,7 +5,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use service_kit::status::Reason;
+use service_kit::status::{Reason, request_too_large};
 use tonic::Status;
 
 /// Reads a body of JSON of at most so many bytes.
@@ -17,7 +17,7 @@ where
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let announced = announced.unwrap_or_default();
     if announced > limit {
-        return Err(too_large(limit));
+        return Err(request_too_large(limit));
     }
     let mut body = body;
     let mut read = Vec::with_capacity(announced.min(limit));
@@ -26,7 +26,7 @@ where
         let Ok(data) = frame.into_data() else { continue };
         let data = data.as_ref();
         if read.len() + data.len() > limit {
-            return Err(too_large(limit));
+            return Err(request_too_large(limit));
         }
         read.extend_from_slice(data);
     }
@@ -57,13 +57,6 @@ fn check_type(headers: &HeaderMap) -> Result<(), Status> {
 
 fn unsupported(header: &str, rule: &str) -> Status {
     Reason::UnsupportedMediaType.status(format!("{header}: {rule}")).field(header, rule).build()
-}
-
-fn too_large(limit: usize) -> Status {
-    Reason::RequestTooLarge
-        .status(format!("a request may have at most {limit} bytes"))
-        .with("limit_bytes", limit.to_string())
-        .build()
 }
 
 #[cfg(test)]
