@@ -25,6 +25,7 @@ mod key_ring;
 mod layer;
 mod metrics;
 mod reload;
+mod unquoted;
 
 pub use certificate::{CertificateCaller, PeerNames};
 pub use credentials::{Audience, Authenticator, Credentials};

@@ -47,6 +47,22 @@ impl Certificates {
         (certificate, self.write(&format!("{name}.key"), &key.serialize_pem()))
     }
 
+    /// What is in the file of a name's private key.
+    ///
+    /// # Panics
+    /// Nothing was signed for it.
+    pub fn private_key(&self, name: &str) -> String {
+        std::fs::read_to_string(self.files.path().join(format!("{name}.key"))).expect("a file of ours")
+    }
+
+    /// Leaves a name's certificate with a private key that is not its own.
+    ///
+    /// # Panics
+    /// The files cannot be written.
+    pub fn mix(&self, name: &str) {
+        self.write(&format!("{name}.key"), &KeyPair::generate().expect("a key").serialize_pem());
+    }
+
     /// The file with the authority's certificate.
     pub fn authority(&self) -> String {
         shown(self.files.path().join("ca.crt"))

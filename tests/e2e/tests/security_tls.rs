@@ -9,92 +9,14 @@ use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceC
 use aiplatform_proto::resilience::v1::ListCircuitBreakersRequest;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use e2e::certificates::Certificates;
-use e2e::chat::{Client, question, served_by};
+use e2e::chat::{question, served_by};
 use e2e::eventually;
-use e2e::keys::{Key, Keys};
-use e2e::process::{Process, command};
-use e2e::suite::{quick, start_simulator};
+use e2e::process::command;
+use e2e::secured::{BATCH, GATEWAY, HERE, Secured};
 use e2e::tls::Tls;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
-
-const HERE: &str = "127.0.0.1";
-const GATEWAY: &str = "gateway.internal";
-const BATCH: &str = "batch.example";
-
-/// Router, gateway and api-server with TLS on all listeners and certificates between them, by one file.
-struct Secured {
-    certificates: Certificates,
-    keys: Keys,
-    key: Key,
-    gateway: Process,
-    router: Process,
-    api_server: Process,
-    _simulator: Process,
-}
-
-fn tls(pair: &(String, String), authority: &str) -> String {
-    format!("{{cert_file: {}, key_file: {}, client_ca_file: {authority}}}", pair.0, pair.1)
-}
-
-impl Secured {
-    async fn start() -> Self {
-        let (certificates, keys) = (Certificates::new(), Keys::new());
-        let key = keys.make("acme", &["inference", "viewer"]).await;
-        keys.set(&[&key]);
-        let (here, gateway) = (certificates.sign(HERE), certificates.sign(GATEWAY));
-        let authority = certificates.authority();
-        let listeners = tls(&here, &authority);
-        let to_routers =
-            format!("{{ca_file: {authority}, cert_file: {}, key_file: {}}}", gateway.0, gateway.1);
-        let config = format!(
-            "gateway: {{tls: {listeners}, router_tls: {to_routers}}}\n\
-             agent_router: {{tls: {listeners}}}\n\
-             api_server: {{tls: {listeners}, router_tls: {to_routers}}}\n\
-             security:\n  api_keys_file: {}\n  key_hash_secret_file: {}\n  client_certificates:\n  \
-             - {{name: {GATEWAY}, gateway: true}}\n  - {{name: {BATCH}, tenant: globex, roles: [inference]}}\n",
-            keys.path("keys").display(),
-            keys.path("hash-secret").display(),
-        );
-        keys.write("config.yaml", &config);
-        let simulator = start_simulator().await;
-        let start = async |name: &str, variables: &[(&str, String)]| {
-            let any = || "127.0.0.1:0".to_owned();
-            let mut all: Vec<(&str, String)> = quick();
-            for section in ["GATEWAY", "AGENT_ROUTER", "API_SERVER"] {
-                for listener in ["GRPC", "HTTP", "ADMIN"] {
-                    if (section, listener) != ("AGENT_ROUTER", "HTTP") {
-                        let name: &'static str = format!("AIP__{section}__{listener}_LISTEN").leak();
-                        all.push((name, any()));
-                    }
-                }
-            }
-            all.extend(variables.iter().cloned());
-            let file = keys.path("config.yaml");
-            Process::start(name, &["--config", file.to_str().unwrap()], &all).await
-        };
-        let upstreams = [
-            ("MAX_SERVE_ENDPOINT", simulator.url("max")),
-            ("OLLAMA_CPU_ENDPOINT", simulator.url("ollama")),
-            ("AIP__TIERS__MAX__MODEL", "sim-max".to_owned()),
-        ];
-        let router = start("agent-router", &upstreams).await;
-        let routers = format!("https://{}", router.address("grpc"));
-        let gateway = start("gateway", &[("AIP__GATEWAY__ROUTERS", routers.clone())]).await;
-        let api_server = start("api-server", &[("AIP__API_SERVER__ROUTERS", routers)]).await;
-        Self { certificates, keys, key, gateway, router, api_server, _simulator: simulator }
-    }
-
-    fn tls(&self, identity: Option<&str>) -> Tls {
-        let pair = identity.map(|name| self.certificates.sign(name));
-        Tls::new(&self.certificates.authority(), pair.as_ref())
-    }
-
-    fn client(tls: &Tls, process: &Process) -> Client {
-        InferenceServiceClient::new(tls.channel(process.address("grpc")))
-    }
-}
 
 #[tokio::test]
 async fn every_listener_has_tls_and_the_router_knows_its_gateways_by_certificate() {
@@ -133,13 +55,7 @@ async fn every_listener_has_tls_and_the_router_knows_its_gateways_by_certificate
     let refused = Secured::client(&stranger, &suite.gateway).chat(question("x")).await;
     assert!(refused.is_err(), "a certificate of another authority");
 
-    let authority = std::fs::read(suite.certificates.authority()).unwrap();
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let https = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([reqwest::Certificate::from_pem(&authority).unwrap()])
-        .build()
-        .unwrap();
+    let https = suite.https();
     for (process, path) in [(&suite.gateway, "v1/models"), (&suite.api_server, "circuit-breakers")] {
         let url = format!("https://{}/{path}", process.address("http"));
         let answer = https.get(&url).bearer_auth(&suite.key.text).send().await.unwrap();

@@ -1,56 +1,15 @@
 //! The promise: a token of the issuer is as good as a key, and new keys of the issuer are known when they are first used.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use e2e::chat::question;
+use e2e::issuer::TokenKey;
 use e2e::keys::{Keys, bearing};
 use e2e::metrics::Metrics;
 use e2e::suite::{Options, Suite};
-use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::Code;
-
-fn base64(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// A key of the issuer.
-struct Key {
-    id: &'static str,
-    pair: Ed25519KeyPair,
-}
-
-impl Key {
-    fn new(id: &'static str) -> Self {
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-        Self { id, pair: Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap() }
-    }
-
-    fn set(&self) -> String {
-        let x = base64(self.pair.public_key().as_ref());
-        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": x}]}).to_string()
-    }
-
-    fn token(&self, change: impl FnOnce(&mut Value)) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let mut claims = json!({
-            "iss": "https://issuer.example", "aud": "ai-platform", "sub": "someone", "exp": now + 60,
-            "tenant": "acme", "roles": ["inference"],
-        });
-        change(&mut claims);
-        let header = json!({"alg": "EdDSA", "kid": self.id});
-        let message =
-            format!("{}.{}", base64(header.to_string().as_bytes()), base64(claims.to_string().as_bytes()));
-        let signed = self.pair.sign(message.as_bytes());
-        format!("{message}.{}", base64(signed.as_ref()))
-    }
-}
 
 async fn suite(keys: &Keys, by: (&'static str, String)) -> Suite {
     Options::new()
@@ -68,7 +27,7 @@ async fn asks(suite: &Suite, token: &str) -> Result<(), Code> {
 
 #[tokio::test]
 async fn a_token_is_as_good_as_a_key_for_what_it_says() {
-    let (keys, key) = (Keys::new(), Key::new("one"));
+    let (keys, key) = (Keys::new(), TokenKey::new("one"));
     keys.write("jwks", &key.set());
     let suite =
         suite(&keys, ("AIP__SECURITY__JWT__JWKS_FILE", keys.path("jwks").display().to_string())).await;
@@ -76,8 +35,8 @@ async fn a_token_is_as_good_as_a_key_for_what_it_says() {
     let refused = Err(Code::Unauthenticated);
     assert_eq!(asks(&suite, &key.token(|claims| claims["aud"] = "another".into())).await, refused);
     assert_eq!(asks(&suite, &key.token(|claims| claims["exp"] = 1.into())).await, refused);
-    assert_eq!(asks(&suite, &Key::new("one").token(|_| ())).await, refused);
-    assert_eq!(asks(&suite, &Key::new("other").token(|_| ())).await, refused);
+    assert_eq!(asks(&suite, &TokenKey::new("one").token(|_| ())).await, refused);
+    assert_eq!(asks(&suite, &TokenKey::new("other").token(|_| ())).await, refused);
     let viewer = key.token(|claims| claims["roles"] = json!(["viewer"]));
     assert_eq!(asks(&suite, &viewer).await, Err(Code::PermissionDenied));
     let metrics = Metrics::scrape(&suite.gateway, "admin").await;
@@ -86,7 +45,7 @@ async fn a_token_is_as_good_as_a_key_for_what_it_says() {
         assert!((metrics.value("aip_auth_failures_total", &[&label]) - count).abs() < 0.1, "{reason}");
     }
 
-    let new = Key::new("two");
+    let new = TokenKey::new("two");
     keys.write("jwks", &new.set());
     suite.gateway.signal("HUP").await;
     e2e::eventually("the new key", || async { asks(&suite, &new.token(|_| ())).await.ok() }).await;
@@ -114,11 +73,11 @@ async fn issuer(body: String) -> (String, JoinSet<()>) {
 
 #[tokio::test]
 async fn keys_of_a_url_are_fetched_when_a_token_needs_them() {
-    let (keys, first) = (Keys::new(), Key::new("one"));
+    let (keys, first) = (Keys::new(), TokenKey::new("one"));
     let (url, _serving) = issuer(first.set()).await;
     let suite = suite(&keys, ("AIP__SECURITY__JWT__JWKS_URL", url)).await;
     // At once: it waits for the keys, if they are still on their way.
     assert_eq!(asks(&suite, &first.token(|_| ())).await, Ok(()));
-    let stranger = Key::new("another");
+    let stranger = TokenKey::new("another");
     assert_eq!(asks(&suite, &stranger.token(|_| ())).await, Err(Code::Unauthenticated));
 }

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::AuthFailure;
 use super::api_key::{KeyHash, KeyHasher, id_of, is_id};
+use super::unquoted::unquoted;
 use crate::config::Problems;
 use crate::identity::{Caller, KeyLimits, Role};
 use crate::tenant::Tenant;
@@ -121,8 +122,8 @@ impl KeyRing {
                 continue;
             }
             let wrong = |rule: String| KeyFileError { line: number, rule };
-            let record: KeyRecord =
-                serde_json::from_str(line).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let record: KeyRecord = serde_json::from_str(line)
+                .map_err(|error| wrong(format!("cannot be read: {}", unquoted(&error))))?;
             record.check().map_err(wrong)?;
             let id: Arc<str> = Arc::from(record.id);
             let key = Key {
@@ -254,7 +255,9 @@ mod tests {
         assert_eq!(read(" \n").line, 1);
         let secret = "aip_a_hunter2";
         let in_hash = format!(r#"{{"id":"a","hash":"{secret}","tenant":"t","roles":["viewer"]}}"#);
-        for wrong in [secret.to_owned(), in_hash] {
+        let as_role = line("a", "").replace("inference", secret);
+        let as_field = line("a", &format!(r#","{secret}":1"#));
+        for wrong in [secret.to_owned(), format!("\"{secret}\""), in_hash, as_role, as_field] {
             let error = read(&format!("# keys\n{wrong}"));
             assert_eq!(error.line, 2);
             assert!(!error.to_string().contains("hunter2"), "{error}");

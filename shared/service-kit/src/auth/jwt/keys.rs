@@ -7,12 +7,14 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use thiserror::Error;
 
+use crate::auth::unquoted::unquoted;
+
 /// A set of keys that cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum KeySetError {
-    /// It is no JWKS.
+    /// It is no JWKS, for this reason. The error itself would quote a file that may be another one, with secrets.
     #[error("is no JWKS: {0}")]
-    NoSet(#[from] serde_json::Error),
+    NoSet(String),
     /// Nothing in it can be used.
     #[error("holds no public key for signatures that can be used")]
     Empty,
@@ -52,7 +54,7 @@ impl FromStr for TokenKeys {
 
     /// Reads a JWKS. Keys for encryption, of shared secrets and of unknown kinds are passed over: a set may hold them.
     fn from_str(text: &str) -> Result<Self, KeySetError> {
-        let set: JwkSet = serde_json::from_str(text)?;
+        let set: JwkSet = serde_json::from_str(text).map_err(|error| KeySetError::NoSet(unquoted(&error)))?;
         let keys: Vec<TokenKey> = set.keys.iter().filter_map(usable).collect();
         if keys.is_empty() { Err(KeySetError::Empty) } else { Ok(Self(keys)) }
     }
