@@ -68,7 +68,7 @@ impl Reload<Config> for RouterReload {
         let agents = self.agents.replace(agents);
         agents.settle(&settings, &self.breakers);
         guard.apply();
-        tls.apply();
+        tls.beside(settings.expiries()).apply();
         let removed = agents.forget_others(&self.breakers);
         if removed > 0 {
             info!(removed, "circuit breakers of backends that are gone were removed");

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
@@ -135,6 +135,7 @@ impl Service for AgentRouter {
             let resolver = Arc::new(SystemResolver);
             dns::follow(agents, breakers, resolver, Arc::clone(&randomness), pool_metrics.clone(), stop)
         });
+        background.spawn(|stop| reload.tls.warn_of_expiry(SystemTime::now, stop));
         background.spawn(|stop| probe::watch(agents.clone(), randomness, pool_metrics, stop));
         background.spawn(|stop| watch_dependencies(health.clone(), agents.clone(), stop));
         let (cache, upkeep) = cache.unzip();
@@ -204,7 +205,9 @@ impl AgentRouter {
         let metrics = ChainMetrics::register(&mut registry);
         metrics.expect(&agents);
         let agents = CurrentAgents::new(agents);
-        let tls = LiveTls::of_listeners("agent_router", &config.agent_router.tls)?;
+        let tls =
+            LiveTls::of_listeners("agent_router", &config.agent_router.tls)?.beside(settings.expiries());
+        tls.register(&mut registry);
         let grpc = Listener::bind("gRPC", config.agent_router.grpc_listen).await?.with_tls(tls.server());
         let reload = RouterReload {
             started: config.clone(),

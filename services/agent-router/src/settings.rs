@@ -13,6 +13,7 @@ use aiplatform_proto::inference::v1::Sampling;
 use aiplatform_proto::validation::MAX_MODEL_NAME;
 use resilience::{BulkheadConfig, CircuitBreakerConfig};
 use service_kit::config::Problems;
+use service_kit::tls::Expiry;
 
 use crate::config::{AgentCacheConfig, AgentConfig, CacheMode, Config, Kind, MidStream};
 pub(crate) use cache::read_file;
@@ -106,6 +107,12 @@ impl Settings {
             tiers,
             agents,
         })
+    }
+
+    /// When the certificates expire that are shown to model servers.
+    pub fn expiries(&self) -> impl Iterator<Item = Expiry> {
+        let models = self.tiers.values().filter_map(TierSettings::model);
+        models.filter_map(|tier| tier.connection.identity.as_ref()?.expiry.clone())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
 use aiplatform_proto::resilience::v1::fallback_chain_service_server::FallbackChainServiceServer;
@@ -75,7 +76,7 @@ impl Service for ApiServer {
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { grpc, http, admin, mut registry, fleet, guard, tls: _ } = self;
+        let Self { grpc, http, admin, mut registry, fleet, guard, tls } = self;
         let services = [
             "aiplatform.resilience.v1.CircuitBreakerService",
             "aiplatform.resilience.v1.FallbackChainService",
@@ -86,6 +87,7 @@ impl Service for ApiServer {
         let background = Background::new();
         health.watch_runtime(&background)?;
         background.spawn(|stop| guard.follow(stop));
+        background.spawn(|stop| tls.warn_of_expiry(SystemTime::now, stop));
 
         let control_plane = ControlPlane::new(Arc::clone(&fleet));
         let routes = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
@@ -113,6 +115,7 @@ impl ApiServer {
         let section = &config.api_server;
         let guard = Guard::new(&config.security, Audience::Callers, &mut registry)?;
         let tls = LiveTls::new("api_server", &section.tls, &section.router_tls, &section.routers)?;
+        tls.register(&mut registry);
         let timeout = section.replica_timeout.0;
         let fleet = Fleet::new(&section.routers, timeout, guard.introduction(), tls.client().as_ref())?;
         Ok(Self {

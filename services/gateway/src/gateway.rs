@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1::inference_service_server::InferenceServiceServer;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_server::CircuitBreakerServiceServer;
@@ -89,7 +89,7 @@ impl Service for Gateway {
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { config, grpc, http, admin, mut registry, connector, guard, tls: _ } = self;
+        let Self { config, grpc, http, admin, mut registry, connector, guard, tls } = self;
         let section = config.gateway;
         let randomness = Arc::new(SplitMix64::from_entropy());
         let age = connection_age(&*randomness);
@@ -111,6 +111,7 @@ impl Service for Gateway {
         let background = Background::new();
         health.watch_runtime(&background)?;
         background.spawn(|stop| guard.follow(stop));
+        background.spawn(|stop| tls.warn_of_expiry(SystemTime::now, stop));
         routers.resolve().await;
         background.spawn(|stop| Arc::clone(&routers).watch(health.clone(), stop));
 
@@ -172,6 +173,7 @@ impl Gateway {
         let guard = Guard::new(&config.security, Audience::Callers, &mut registry)?;
         let section = &config.gateway;
         let tls = LiveTls::new("gateway", &section.tls, &section.router_tls, &section.routers)?;
+        tls.register(&mut registry);
         let grpc = Listener::bind("gRPC", section.grpc_listen).await?.with_tls(tls.server());
         let http = Listener::bind("HTTP", section.http_listen).await?.with_tls(tls.server());
         let admin = Listener::bind("the admin endpoint", section.admin_listen).await?;

@@ -9,12 +9,14 @@
 //! [`auth`](crate::auth).
 
 mod client;
+mod expiry;
 mod files;
 mod live;
 mod names;
 mod server;
 
 pub use client::{ClientTls, ClientTlsConfig, NewClientTls};
+pub use expiry::Expiry;
 pub use live::{LiveTls, TlsUpdate};
 pub(crate) use names::names;
-pub use server::{ServerTls, TlsConfig};
+pub use server::{NewServerTls, ServerTls, TlsConfig};

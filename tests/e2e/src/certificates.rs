@@ -1,6 +1,7 @@
 //! Certificates of a test's own.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -38,9 +39,22 @@ impl Certificates {
     /// # Panics
     /// The files cannot be written.
     pub fn sign(&self, name: &str) -> (String, String) {
+        self.sign_with(name, |_| ())
+    }
+
+    /// Signs a certificate that is valid for so long.
+    ///
+    /// # Panics
+    /// The files cannot be written.
+    pub fn sign_for(&self, name: &str, valid: Duration) -> (String, String) {
+        self.sign_with(name, |params| params.not_after = (SystemTime::now() + valid).into())
+    }
+
+    fn sign_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         // OpenSSL takes a certificate for self-signed that bears its issuer's name.
         params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&key, &self.authority).expect("a certificate");
         let certificate = self.write(&format!("{name}.crt"), &signed.pem());

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use aiplatform_proto::resilience::v1::ListCircuitBreakersRequest;
@@ -11,7 +11,8 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBre
 use e2e::certificates::Certificates;
 use e2e::chat::{question, served_by};
 use e2e::eventually;
-use e2e::process::command;
+use e2e::metrics::Metrics;
+use e2e::process::{Process, command};
 use e2e::secured::{BATCH, GATEWAY, HERE, Secured};
 use e2e::tls::Tls;
 use tokio::task::JoinSet;
@@ -132,4 +133,52 @@ async fn certificates_are_replaced_and_no_request_fails_meanwhile() {
     while let Some(ended) = asking.join_next().await {
         ended.expect("no request failed");
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_soon_is_told_until_there_is_a_new_one() {
+    let suite = Secured::start().await;
+    let expires = async |process: &Process, key: &str| {
+        let label = format!("use=\"{key}\"");
+        let metrics = Metrics::scrape(process, "admin").await;
+        metrics.value("aip_tls_certificate_expiry_timestamp_seconds", &[&label])
+    };
+    let told = |process: &Process, key: &str| -> Vec<u64> {
+        let lines = process.logs().into_iter();
+        let soon = lines.filter(|line| line["message"] == "a certificate expires soon" && line["key"] == key);
+        soon.map(|line| line["days"].as_u64().unwrap()).collect()
+    };
+    let in_days = |days: u32| {
+        let then = SystemTime::now() + Duration::from_secs(24 * 60 * 60) * days;
+        then.duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+    };
+    let shown = [
+        (&suite.gateway, "gateway.tls.cert_file"),
+        (&suite.gateway, "gateway.router_tls.cert_file"),
+        (&suite.router, "agent_router.tls.cert_file"),
+        (&suite.api_server, "api_server.tls.cert_file"),
+        (&suite.api_server, "api_server.router_tls.cert_file"),
+    ];
+    for (process, key) in shown {
+        assert!(expires(process, key).await > in_days(365), "{key}");
+        assert!(told(process, key).is_empty(), "{key}");
+    }
+
+    let days = |days: u32| Duration::from_secs(24 * 60 * 60) * days;
+    suite.certificates.sign_for(HERE, days(3) + Duration::from_secs(60));
+    suite.certificates.sign_for(GATEWAY, days(5) + Duration::from_secs(60));
+    for (process, key) in shown {
+        process.signal("HUP").await;
+        let left = if key.contains("router_tls") { 5 } else { 3 };
+        eventually("the warning", || async { told(process, key).contains(&u64::from(left)).then_some(()) })
+            .await;
+        assert!((expires(process, key).await - in_days(left)).abs() < 120.0, "{key}");
+    }
+
+    suite.certificates.sign(HERE);
+    suite.gateway.signal("HUP").await;
+    eventually("the new certificate", || async {
+        (expires(&suite.gateway, "gateway.tls.cert_file").await > in_days(365)).then_some(())
+    })
+    .await;
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aiplatform_proto::inference::v1::{AttemptOutcome, ContentPart, content_part};
 use e2e::chat::{ask, client, outcomes, question, served_by};
 use e2e::eventually;
+use e2e::metrics::Metrics;
 use e2e::process::Process;
 use e2e::suite::{start_router, start_simulator};
 use parking_lot::Mutex;
@@ -215,6 +216,10 @@ async fn a_server_that_asks_for_a_certificate_is_shown_one() {
     let with = router(&simulator, "https", &front, &settings).await;
     let answer = ask(&client(&with.url("grpc")), "x").await;
     assert_eq!(served_by(&answer).tier, "max", "{:?}", answer.attempts);
+    let metrics = Metrics::scrape(&with, "admin").await;
+    let expires = metrics
+        .value("aip_tls_certificate_expiry_timestamp_seconds", &["use=\"tiers.max.client_cert_file\""]);
+    assert!(expires > 1.7e9, "{expires}");
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ fn builder(connection: &Connection) -> Result<ClientBuilder, reqwest::Error> {
         (None, false) => builder.tls_certs_only([]),
         (None, true) => builder,
     };
-    if let Some(Identity(pem)) = &connection.identity {
+    if let Some(Identity { pem, .. }) = &connection.identity {
         builder = builder.identity(reqwest::Identity::from_pem(pem.expose().as_bytes())?);
     }
     builder = match connection.http {

@@ -18,7 +18,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::{BoxError, Service};
 
-use super::files;
+use super::Expiry;
+use super::files::{self, Identity};
 use crate::config::{Endpoint, Problems, Refused};
 
 /// How routers behind https are trusted, and what is shown to them.
@@ -87,14 +88,16 @@ impl ClientTlsConfig {
                 return Err(Refused);
             }
         };
-        let config = match identity? {
-            None => Ok(builder.with_no_client_auth()),
-            Some((chain, private_key)) => builder.with_client_auth_cert(chain, private_key),
+        let (config, expiry) = match identity? {
+            None => (Ok(builder.with_no_client_auth()), None),
+            Some(Identity { chain, private_key, expiry }) => {
+                (builder.with_client_auth_cert(chain, private_key), expiry)
+            }
         };
         match config {
             Ok(mut config) => {
                 config.alpn_protocols = vec![b"h2".to_vec()];
-                Ok(tls.then(|| NewClientTls { config: Arc::new(config), server_name }))
+                Ok(tls.then(|| NewClientTls { config: Arc::new(config), server_name, expiry }))
             }
             Err(error) => {
                 problems.add(section, "", error.to_string());
@@ -109,6 +112,7 @@ impl ClientTlsConfig {
 pub struct NewClientTls {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    pub(super) expiry: Option<Expiry>,
 }
 
 /// How connections to routers are made from now on. Clones share it.
@@ -134,7 +138,7 @@ impl ClientTls {
     }
 
     async fn connect(&self, to: Uri, host: &str) -> Result<TokioIo<TlsStream<TcpStream>>, BoxError> {
-        let NewClientTls { config, server_name } = NewClientTls::clone(&self.current.load());
+        let NewClientTls { config, server_name, expiry: _ } = NewClientTls::clone(&self.current.load());
         let name = match server_name {
             Some(name) => name,
             None => ServerName::try_from(host.to_owned())?,

@@ -8,10 +8,15 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::Expiry;
 use crate::config::{Problems, Refused};
 
 /// A certificate with its chain, and its key.
-pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub(super) struct Identity {
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) private_key: PrivateKeyDer<'static>,
+    pub(super) expiry: Option<Expiry>,
+}
 
 /// The certificate and key of a section, where it names them.
 pub(super) fn identity(
@@ -44,7 +49,8 @@ pub(super) fn identity(
         problems.add(key_key, key_path.display(), format!("must be the key of the certificate: {error}"));
         return Err(Refused);
     }
-    Ok(Some((chain, parsed)))
+    let expiry = Expiry::of(&cert_key, cert_path, &chain);
+    Ok(Some(Identity { chain, private_key: parsed, expiry }))
 }
 
 /// The authorities in a file.

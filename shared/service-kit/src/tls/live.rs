@@ -1,7 +1,14 @@
 //! The TLS of a running service, which follows its files.
 
-use super::{ClientTls, ClientTlsConfig, NewClientTls, ServerTls, TlsConfig};
+use std::future::Future;
+use std::time::SystemTime;
+
+use tokio_util::sync::CancellationToken;
+
+use super::expiry::{Expiries, Expiry};
+use super::{ClientTls, ClientTlsConfig, NewClientTls, NewServerTls, ServerTls, TlsConfig};
 use crate::config::{Endpoint, Problems};
+use crate::metrics::Registry;
 use crate::serving::ServeError;
 
 /// The TLS of a service's listeners and of its connections to routers. Clones share it.
@@ -16,6 +23,7 @@ pub struct LiveTls {
     endpoints: Vec<Endpoint>,
     server: Option<ServerTls>,
     client: Option<ClientTls>,
+    expiries: Expiries,
 }
 
 impl LiveTls {
@@ -44,9 +52,12 @@ impl LiveTls {
             endpoints: endpoints.to_vec(),
             server: None,
             client: None,
+            expiries: Expiries::new(Vec::new()),
         };
-        let Files { server, client } =
+        let files =
             live.files().map_err(|problems| ServeError::set_up("TLS", format!("{:?}", problems.found())))?;
+        live.expiries.replace(files.expiries().collect());
+        let Files { server, client } = files;
         live.server = server.map(ServerTls::new);
         live.client = client.map(ClientTls::new);
         Ok(live)
@@ -74,6 +85,27 @@ impl LiveTls {
         self.client.clone()
     }
 
+    /// Registers the metric of when its certificates expire.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(self.expiries.clone()));
+    }
+
+    /// Has other certificates that the service shows followed too.
+    #[must_use]
+    pub fn beside(self, others: impl IntoIterator<Item = Expiry>) -> Self {
+        self.expiries.add(others);
+        self
+    }
+
+    /// Warns of certificates that expire within 14 days until `stop`: at once, when they were read again, and each day.
+    pub fn warn_of_expiry(
+        &self,
+        now: fn() -> SystemTime,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.expiries.clone().warn(now, stop)
+    }
+
     fn files(&self) -> Result<Files, Problems> {
         let mut problems = Problems::default();
         let server = self.listeners.read(&format!("{}.tls", self.section), &mut problems);
@@ -90,14 +122,21 @@ impl LiveTls {
     /// # Errors
     /// A file cannot be used.
     pub fn read(&self) -> Result<TlsUpdate<'_>, Problems> {
-        Ok(TlsUpdate { live: self, files: self.files()? })
+        Ok(TlsUpdate { live: self, files: self.files()?, others: Vec::new() })
     }
 }
 
 #[derive(Debug)]
 struct Files {
-    server: Option<std::sync::Arc<rustls::ServerConfig>>,
+    server: Option<NewServerTls>,
     client: Option<NewClientTls>,
+}
+
+impl Files {
+    fn expiries(&self) -> impl Iterator<Item = Expiry> {
+        let server = self.server.as_ref().and_then(|tls| tls.expiry.clone());
+        server.into_iter().chain(self.client.as_ref().and_then(|tls| tls.expiry.clone()))
+    }
 }
 
 /// Files that were read and are not in use yet.
@@ -106,11 +145,18 @@ struct Files {
 pub struct TlsUpdate<'a> {
     live: &'a LiveTls,
     files: Files,
+    others: Vec<Expiry>,
 }
 
 impl TlsUpdate<'_> {
+    /// With other certificates that the service shows from then on.
+    pub fn beside(self, others: impl IntoIterator<Item = Expiry>) -> Self {
+        Self { others: others.into_iter().collect(), ..self }
+    }
+
     /// From the next connection on, the files are in use.
     pub fn apply(self) {
+        self.live.expiries.replace(self.files.expiries().chain(self.others).collect());
         if let (Some(tls), Some(config)) = (&self.live.server, self.files.server) {
             tls.replace(config);
         }

@@ -9,7 +9,8 @@ use rustls::crypto::ring;
 use rustls::server::WebPkiClientVerifier;
 use serde::{Deserialize, Serialize};
 
-use super::files;
+use super::Expiry;
+use super::files::{self, Identity};
 use crate::config::{Problems, Refused};
 
 /// How a listener proves itself: the `tls` of a section. Without a certificate it speaks plaintext.
@@ -40,10 +41,10 @@ impl TlsConfig {
     ///
     /// # Errors
     /// It cannot be used.
-    pub fn read(&self, section: &str, problems: &mut Problems) -> Result<Option<Arc<ServerConfig>>, Refused> {
+    pub fn read(&self, section: &str, problems: &mut Problems) -> Result<Option<NewServerTls>, Refused> {
         let identity = files::identity(section, self.cert_file.as_ref(), self.key_file.as_ref(), problems)?;
         let ca_key = format!("{section}.client_ca_file");
-        let Some((chain, private_key)) = identity else {
+        let Some(Identity { chain, private_key, expiry }) = identity else {
             if let Some(path) = &self.client_ca_file {
                 problems.add(ca_key, path.display(), "must not be set without a certificate of the listener");
                 return Err(Refused);
@@ -77,7 +78,7 @@ impl TlsConfig {
         match builder.with_single_cert(chain, private_key) {
             Ok(mut config) => {
                 config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-                Ok(Some(Arc::new(config)))
+                Ok(Some(NewServerTls { config: Arc::new(config), expiry }))
             }
             Err(error) => {
                 problems.add(section, "", error.to_string());
@@ -85,6 +86,13 @@ impl TlsConfig {
             }
         }
     }
+}
+
+/// What was read and is not in use yet.
+#[derive(Debug)]
+pub struct NewServerTls {
+    config: Arc<ServerConfig>,
+    pub(super) expiry: Option<Expiry>,
 }
 
 /// What a listener that speaks TLS shows to new connections. Clones share it.
@@ -95,13 +103,13 @@ pub struct ServerTls {
 
 impl ServerTls {
     /// Shows this.
-    pub fn new(config: Arc<ServerConfig>) -> Self {
-        Self { current: Arc::new(ArcSwap::new(config)) }
+    pub fn new(tls: NewServerTls) -> Self {
+        Self { current: Arc::new(ArcSwap::new(tls.config)) }
     }
 
     /// From the next connection on, shows this.
-    pub fn replace(&self, config: Arc<ServerConfig>) {
-        self.current.store(config);
+    pub fn replace(&self, tls: NewServerTls) {
+        self.current.store(tls.config);
     }
 
     /// What the next connection is shown.

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use service_kit::config::{Problems, Secret};
+use service_kit::tls::Expiry;
 
 use crate::config::{HttpVersion, TierConfig};
 
@@ -26,9 +27,14 @@ pub struct Connection {
     pub http: HttpVersion,
 }
 
-/// A certificate with its chain, and its key (PEM).
+/// A certificate with its chain, and its key.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Identity(pub Secret);
+pub struct Identity {
+    /// Both (PEM).
+    pub pem: Secret,
+    /// When the certificate expires.
+    pub expiry: Option<Expiry>,
+}
 
 /// The bearer token: of the file, else as it is written.
 pub(super) fn api_key(
@@ -109,13 +115,14 @@ fn identity(tier: &TierConfig, key: impl Fn(&str) -> String, problems: &mut Prob
         problems.add(key_key, key_path.display(), "must hold a private key (PEM)");
         return None;
     };
+    let expiry = Expiry::of(&cert_key, cert_path, &chain);
     if let Err(error) = CertifiedKey::from_der(chain, parsed, &ring::default_provider()) {
         problems.add(key_key, key_path.display(), format!("must be the key of the certificate: {error}"));
         return None;
     }
     let both = [certificate, b"\n".to_vec(), private_key].concat();
     // Both parsed as PEM, which is ASCII, but around its blocks anything may stand.
-    Some(Identity(String::from_utf8_lossy(&both).into_owned().into()))
+    Some(Identity { pem: String::from_utf8_lossy(&both).into_owned().into(), expiry })
 }
 
 /// How many certificates there are; `None` when one of them cannot be used.
