@@ -22,7 +22,8 @@ test: ## Run all tests, unit and end to end; installs redis-server if need be
 	$(MANY_FILES) cargo test --locked --workspace $(ARGS)
 	LOOM_MAX_PREEMPTIONS=2 $(LOOM)
 
-# Some tests hold thousands of connections, at both ends; many a machine allows 1,024 files unless it is asked for more.
+# Some tests hold thousands of connections, and so do simulated upstreams; many a machine allows 1,024 files unless it is asked
+# for more. The services ask by themselves.
 MANY_FILES = ulimit -Sn 8192 || echo 'make: cannot open 8192 files: tests of many connections may fail' >&2;
 
 # loom stands in for the locks and atomics, so that everything is built anew, in a directory of its own.

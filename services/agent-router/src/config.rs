@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use service_kit::auth::Audience;
+use service_kit::cli::OWN_FILES;
 use service_kit::config::{
     Endpoint, EnvVar, ListenAddress, Parse, Problem, Problems, Seconds, Secret, ServiceConfig,
     comma_separated, value_or_text,
@@ -81,6 +82,13 @@ impl Default for RouterConfig {
             max_message_bytes: 4 * 1024 * 1024,
             max_in_flight: 4096,
         }
+    }
+}
+
+impl RouterConfig {
+    /// How many files the router may have open: over HTTP/1.1 each call that it makes is a connection.
+    pub fn open_files(&self) -> u64 {
+        u64::from(self.max_in_flight) + OWN_FILES
     }
 }
 

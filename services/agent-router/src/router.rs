@@ -78,6 +78,10 @@ impl Service for AgentRouter {
         &config.security
     }
 
+    fn open_files(config: &Config) -> u64 {
+        config.agent_router.open_files()
+    }
+
     fn health(config: &Config) -> HealthAddress {
         let section = &config.agent_router;
         HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)

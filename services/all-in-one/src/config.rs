@@ -123,6 +123,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How many files the process may have open. A connection to a simulated upstream has both of its ends here.
+    pub(crate) fn open_files(&self) -> u64 {
+        let simulated = if self.simulates() { u64::from(self.agent_router.max_in_flight) } else { 0 };
+        self.gateway.open_files() + self.agent_router.open_files() + simulated
+    }
+
     /// Whether some upstream is to be simulated.
     pub(crate) fn simulates(&self) -> bool {
         [MAX, OLLAMA].iter().any(|name| self.simulates_tier(name))

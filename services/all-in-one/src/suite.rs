@@ -50,6 +50,10 @@ impl Service for AllInOne {
         &config.security
     }
 
+    fn open_files(config: &Config) -> u64 {
+        config.open_files()
+    }
+
     fn health(config: &Config) -> HealthAddress {
         let section = &config.gateway;
         HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use service_kit::auth::Audience;
+use service_kit::cli::OWN_FILES;
 use service_kit::config::{
     Endpoint, EnvVar, ListenAddress, Parse, Problem, Problems, ServiceConfig, comma_separated,
 };
@@ -79,6 +80,13 @@ impl Default for GatewayConfig {
             max_request_bytes: 1024 * 1024,
             limits: LimitsConfig::default(),
         }
+    }
+}
+
+impl GatewayConfig {
+    /// How many files the gateway may have open: its callers' connections, and some for itself.
+    pub fn open_files(&self) -> u64 {
+        u64::from(self.limits.max_connections) + OWN_FILES
     }
 }
 

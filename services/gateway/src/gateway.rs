@@ -69,6 +69,10 @@ impl Service for Gateway {
         &config.security
     }
 
+    fn open_files(config: &Config) -> u64 {
+        config.gateway.open_files()
+    }
+
     fn health(config: &Config) -> HealthAddress {
         let section = &config.gateway;
         HealthAddress::of(section.grpc_listen, &section.tls, section.admin_listen)

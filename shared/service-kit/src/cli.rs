@@ -2,6 +2,7 @@
 
 mod healthcheck;
 mod keys;
+mod open_files;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -28,6 +29,10 @@ pub use healthcheck::HealthAddress;
 /// Exit code for a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 2;
 
+/// Files that a service has open for itself, at most: listeners, the log, `/proc` while metrics are read, connections to routers,
+/// collectors and stores.
+pub const OWN_FILES: u64 = 64;
+
 /// A process of the suite.
 pub trait Service: Sized + Send {
     /// The binary's name.
@@ -45,6 +50,12 @@ pub trait Service: Sized + Send {
 
     /// The `security` section.
     fn security(config: &Self::Config) -> &SecurityConfig;
+
+    /// How many files it may have open at a time, as far as its configuration bounds them: each connection is one. By
+    /// default nothing bounds them.
+    fn open_files(_config: &Self::Config) -> u64 {
+        0
+    }
 
     /// Where the health check asks.
     fn health(config: &Self::Config) -> HealthAddress;
@@ -184,6 +195,7 @@ async fn serve<S: Service>(
     let mut signals = Signals::new()?;
     let mut hangups = signal(SignalKind::hangup())?;
     let shutdown_config = S::shutdown(&loaded.config);
+    open_files::raise(S::open_files(&loaded.config));
     for Problem { key, value, rule, .. } in loaded.config.warnings() {
         warn!(key, value, why = rule, "unsafe setting");
     }

@@ -56,8 +56,25 @@ impl Process {
     /// # Panics
     /// It does not become ready.
     pub async fn start(name: &str, arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut child = command(name)
-            .args(arguments)
+        let mut command = command(name);
+        command.args(arguments);
+        Self::start_command(name, command, variables).await
+    }
+
+    /// Starts a binary with these limits of open files, the soft and the hard one.
+    ///
+    /// # Panics
+    /// It does not become ready, or the limits are higher than those of the test.
+    pub async fn start_with_open_files(name: &str, files: (u64, u64), variables: &[(&str, String)]) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        let script = format!("ulimit -Sn {} && ulimit -Hn {} && exec \"$0\"", files.0, files.1);
+        command.arg("-c").arg(script).arg(binary(name));
+        Self::start_command(name, command, variables).await
+    }
+
+    async fn start_command(name: &str, mut command: Command, variables: &[(&str, String)]) -> Self {
+        let mut child = command
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -144,13 +144,17 @@ fn router_variables(simulator: &Process, redis: Option<&Redis>) -> Vec<(&'static
 
 /// Starts a gateway in front of these routers (URLs with commas between them).
 pub async fn start_gateway(routers: &str, variables: &[(&'static str, String)]) -> Process {
-    let own = vec![
+    start("gateway", &[], gateway_variables(routers), variables).await
+}
+
+/// What a gateway in front of these routers is told.
+pub fn gateway_variables(routers: &str) -> Vec<(&'static str, String)> {
+    vec![
         ("AIP__GATEWAY__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__GATEWAY__HTTP_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__GATEWAY__ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ("AIP__GATEWAY__ROUTERS", routers.to_owned()),
-    ];
-    start("gateway", &[], own, variables).await
+    ]
 }
 
 /// Starts an api-server for these routers (URLs with commas between them).
