@@ -4,6 +4,8 @@ mod json;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use crate::inference::v1::{
     CacheMode, ChatRequest, ContentPart, Message, ResponseFormat, Role, Sampling, Tool, ToolChoice,
     ToolChoiceMode, content_part, response_format, tool_choice,
@@ -63,10 +65,14 @@ const RESERVED: &[&str] = &[
 pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     let mut found = Found::default();
     for (field, name) in [("model", &chat.model), ("tier", &chat.tier)] {
-        found.require(name.len() <= MAX_MODEL_NAME, field, format!("must be at most {MAX_MODEL_NAME} bytes"));
+        found.require(
+            name.len() <= MAX_MODEL_NAME,
+            field,
+            format_args!("must be at most {MAX_MODEL_NAME} bytes"),
+        );
     }
     let session = chat.session.len() <= MAX_SESSION;
-    found.require(session, "session", format!("must be at most {MAX_SESSION} bytes"));
+    found.require(session, "session", format_args!("must be at most {MAX_SESSION} bytes"));
     found.messages(&chat.messages);
     if let Some(sampling) = &chat.sampling {
         found.sampling(sampling);
@@ -79,7 +85,10 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     }
     for key in chat.extra_body.iter().flat_map(|body| body.fields.keys()) {
         if RESERVED.contains(&key.as_str()) {
-            found.add(format!("extra_body.{key}"), "must not be set here: the request has a field for it");
+            found.add(
+                format_args!("extra_body.{key}"),
+                "must not be set here: the request has a field for it",
+            );
         }
     }
     found.json("extra_body", chat.extra_body.as_ref());
@@ -98,14 +107,15 @@ pub fn sampling_violations(sampling: &Sampling) -> Vec<Violation> {
 struct Found(Vec<Violation>);
 
 impl Found {
-    fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
+    fn add(&mut self, field: impl fmt::Display, rule: impl fmt::Display) {
         if self.0.len() >= MAX_VIOLATIONS {
             return;
         }
-        self.0.push(Violation { field: field.into(), rule: rule.into() });
+        self.0.push(Violation { field: field.to_string(), rule: rule.to_string() });
     }
 
-    fn require(&mut self, holds: bool, field: impl Into<String>, rule: impl Into<String>) {
+    /// Field and rule are written out only when it does not hold: most requests break no rule.
+    fn require(&mut self, holds: bool, field: impl fmt::Display, rule: impl fmt::Display) {
         if !holds {
             self.add(field, rule);
         }
@@ -116,66 +126,77 @@ impl Found {
         self.require(
             (1..=MAX_MESSAGES).contains(&count),
             "messages",
-            format!("must be 1 to {MAX_MESSAGES} messages"),
+            format_args!("must be 1 to {MAX_MESSAGES} messages"),
         );
         for (index, message) in messages.iter().take(MAX_MESSAGES).enumerate() {
-            self.message(&format!("messages[{index}]"), message);
+            self.message(format_args!("messages[{index}]"), message);
         }
         if let Some(last) = messages.last() {
-            let field = format!("messages[{}].role", count - 1);
-            self.require(last.role() != Role::System, field, "must not be system in the last message");
+            self.require(
+                last.role() != Role::System,
+                format_args!("messages[{}].role", count - 1),
+                "must not be system in the last message",
+            );
         }
     }
 
-    fn message(&mut self, field: &str, message: &Message) {
+    fn message(&mut self, field: fmt::Arguments<'_>, message: &Message) {
         let role = Role::try_from(message.role).unwrap_or(Role::Unspecified);
-        self.require(role != Role::Unspecified, format!("{field}.role"), "must be a known role");
+        self.require(role != Role::Unspecified, format_args!("{field}.role"), "must be a known role");
         if matches!(role, Role::User | Role::System) {
             self.require(
                 !message.content.is_empty(),
-                format!("{field}.content"),
+                format_args!("{field}.content"),
                 "must have at least one part",
             );
         }
         // A model that is asked nothing answers something made up, and some chat templates fail on it.
         let blank = role == Role::User && !message.content.is_empty() && message.content.iter().all(is_blank);
-        self.require(!blank, format!("{field}.content"), "must hold more than white space in a user message");
+        self.require(
+            !blank,
+            format_args!("{field}.content"),
+            "must hold more than white space in a user message",
+        );
         let few = message.content.len() <= MAX_PARTS;
-        self.require(few, format!("{field}.content"), format!("must have at most {MAX_PARTS} parts"));
+        self.require(
+            few,
+            format_args!("{field}.content"),
+            format_args!("must have at most {MAX_PARTS} parts"),
+        );
         for (index, part) in message.content.iter().take(MAX_PARTS).enumerate() {
-            self.part(&format!("{field}.content[{index}]"), part);
+            self.part(format_args!("{field}.content[{index}]"), part);
         }
         let only_assistant = message.tool_calls.is_empty() || role == Role::Assistant;
         self.require(
             only_assistant,
-            format!("{field}.tool_calls"),
+            format_args!("{field}.tool_calls"),
             "must be empty but in an assistant message",
         );
         self.require(
             message.tool_calls.len() <= MAX_TOOL_CALLS,
-            format!("{field}.tool_calls"),
-            format!("must be at most {MAX_TOOL_CALLS} calls"),
+            format_args!("{field}.tool_calls"),
+            format_args!("must be at most {MAX_TOOL_CALLS} calls"),
         );
         let names_call = (role == Role::Tool) != message.tool_call_id.is_empty();
         self.require(
             names_call,
-            format!("{field}.tool_call_id"),
+            format_args!("{field}.tool_call_id"),
             "must be set in a tool message and in no other",
         );
         self.require(
             message.name.len() <= MAX_NAME,
-            format!("{field}.name"),
-            format!("must be at most {MAX_NAME} bytes"),
+            format_args!("{field}.name"),
+            format_args!("must be at most {MAX_NAME} bytes"),
         );
     }
 
-    fn part(&mut self, field: &str, part: &ContentPart) {
+    fn part(&mut self, field: fmt::Arguments<'_>, part: &ContentPart) {
         match &part.part {
             None => self.add(field, "must be text or image_url"),
             Some(content_part::Part::Text(_)) => {}
             Some(content_part::Part::ImageUrl(url)) => {
                 let usable = url.starts_with("https://") || url.starts_with("data:image/");
-                self.require(usable, format!("{field}.image_url"), "must be an https or data:image URL");
+                self.require(usable, format_args!("{field}.image_url"), "must be an https or data:image URL");
             }
         }
     }
@@ -189,21 +210,21 @@ impl Found {
         ];
         for (name, value, range, rule) in ranges {
             let holds = value.is_none_or(|value| range.contains(&value));
-            self.require(holds, format!("sampling.{name}"), rule);
+            self.require(holds, format_args!("sampling.{name}"), rule);
         }
         self.require(sampling.top_k != Some(0), "sampling.top_k", "must be at least 1");
         self.require(sampling.max_tokens != Some(0), "sampling.max_tokens", "must be at least 1");
         let stops = sampling.stop.len();
-        self.require(stops <= MAX_STOPS, "sampling.stop", format!("must be at most {MAX_STOPS} texts"));
+        self.require(stops <= MAX_STOPS, "sampling.stop", format_args!("must be at most {MAX_STOPS} texts"));
         let filled = sampling.stop.iter().all(|stop| !stop.is_empty());
         self.require(filled, "sampling.stop", "must not hold an empty text");
     }
 
     fn tools(&mut self, tools: &[Tool]) {
-        self.require(tools.len() <= MAX_TOOLS, "tools", format!("must be at most {MAX_TOOLS} tools"));
+        self.require(tools.len() <= MAX_TOOLS, "tools", format_args!("must be at most {MAX_TOOLS} tools"));
         for (index, tool) in tools.iter().take(MAX_TOOLS).enumerate() {
-            self.require(is_identifier(&tool.name), format!("tools[{index}].name"), identifier_rule());
-            self.json(&format!("tools[{index}].parameters"), tool.parameters.as_ref());
+            self.require(is_identifier(&tool.name), format_args!("tools[{index}].name"), IdentifierRule);
+            self.json(format_args!("tools[{index}].parameters"), tool.parameters.as_ref());
         }
     }
 
@@ -229,11 +250,7 @@ impl Found {
         match format.map(|format| &format.format) {
             Some(None) => self.add("response_format", "must be json_object or json_schema"),
             Some(Some(response_format::Format::JsonSchema(schema))) => {
-                self.require(
-                    is_identifier(&schema.name),
-                    "response_format.json_schema.name",
-                    identifier_rule(),
-                );
+                self.require(is_identifier(&schema.name), "response_format.json_schema.name", IdentifierRule);
                 let field = "response_format.json_schema.schema";
                 self.require(schema.schema.is_some(), field, "must be set");
                 self.json(field, schema.schema.as_ref());
@@ -252,6 +269,11 @@ fn is_identifier(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-fn identifier_rule() -> String {
-    format!("must be 1 to {MAX_NAME} letters, digits, _ or -")
+/// The rule that [`is_identifier`] checks.
+struct IdentifierRule;
+
+impl fmt::Display for IdentifierRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "must be 1 to {MAX_NAME} letters, digits, _ or -")
+    }
 }

@@ -1,5 +1,7 @@
 //! The rules for JSON that comes as protobuf: it must be finite in both senses.
 
+use std::fmt;
+
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
@@ -17,11 +19,11 @@ enum Fault {
 }
 
 impl Found {
-    pub(super) fn json(&mut self, field: &str, value: Option<&Struct>) {
+    pub(super) fn json(&mut self, field: impl fmt::Display, value: Option<&Struct>) {
         let fault = value.and_then(|value| value.fields.values().find_map(|value| fault(value, 1)));
         match fault {
             None => {}
-            Some(Fault::TooDeep) => self.add(field, format!("must be at most {MAX_DEPTH} levels deep")),
+            Some(Fault::TooDeep) => self.add(field, format_args!("must be at most {MAX_DEPTH} levels deep")),
             Some(Fault::NotFinite) => self.add(field, "must not hold NaN or an infinite number"),
         }
     }
