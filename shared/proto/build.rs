@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, [&root])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("not run by cargo")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    let codec = "crate::codec::SmallBufferCodec";
+    tonic_prost_build::configure().codec_path(codec).compile_fds(descriptors)?;
     Ok(())
 }

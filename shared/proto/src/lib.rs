@@ -4,6 +4,7 @@
 
 use prost::Message as _;
 
+pub mod codec;
 pub mod json;
 pub mod time;
 pub mod validation;
