@@ -12,7 +12,9 @@ mod value;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -28,6 +30,11 @@ use value::Format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use value::check_value;
 
+/// How long the writer rests after it has stored what there was. Meanwhile an answer wakes nobody: waking a task for each
+/// one costs the request that made it more than everything else in [`AnswerCache::store_soon`].
+const REST: Duration = Duration::from_millis(5);
+/// Answers that are taken from the queue, and on their way to the store, at a time.
+const BATCH: usize = 32;
 /// How long what is queued at the end may take to be stored; a store that hangs must not hold the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The answers of the largest size that fit into the queue, whatever their number may be.
@@ -143,8 +150,12 @@ impl Upkeep {
 
 impl Writer {
     async fn run(mut self, stop: CancellationToken) {
-        while let Some(Some(write)) = stop.run_until_cancelled(self.queue.recv()).await {
-            self.store(write).await;
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(1..) = stop.run_until_cancelled(self.queue.recv_many(&mut batch, BATCH)).await {
+            join_all(batch.drain(..).map(|write| self.store(write))).await;
+            if self.queue.is_empty() && stop.run_until_cancelled(sleep(REST)).await.is_none() {
+                break;
+            }
         }
         let flush = async {
             while let Ok(write) = self.queue.try_recv() {

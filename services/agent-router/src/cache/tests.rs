@@ -89,3 +89,31 @@ async fn a_value_that_is_no_answer_is_a_counted_miss() {
         assert!(text.contains(line), "{line} not in {text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_writer_rests_between_answers_and_then_stores_all_that_came() {
+    let metrics = CacheMetrics::register(&mut Registry::default());
+    let (cache, upkeep) = AnswerCache::open(&settings(64), metrics);
+    let stop = CancellationToken::new();
+    let asks = async {
+        let whole = answer("hello".into(), FinishReason::Stop);
+        cache.store_soon(key("first"), &whole, TTL);
+        while cache.read(key("first")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let questions: Vec<CacheKey> = (0..40).map(|n| key(&n.to_string())).collect();
+        for question in &questions {
+            cache.store_soon(*question, &whole, TTL);
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(cache.read(questions[0]).await.unwrap_err(), UpstreamError::CacheMiss, "it rests");
+        sleep(2 * REST).await;
+        for question in &questions {
+            cache.read(*question).await.unwrap();
+        }
+        stop.cancel();
+    };
+    tokio::join!(asks, upkeep.run(stop.clone()));
+}
