@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aiplatform_proto::inference::v1::{FinishReason, TierKind};
+use reqwest::Url;
 use resilience::{
     AttemptOutcome, CallError as _, Candidate, CircuitBreaker, Deadline, InFlight, Outcome, PeakEwma,
     PeakEwmaConfig, Rest, SystemClock, Tier, stable_hash,
@@ -45,7 +46,7 @@ pub struct Backend {
     /// Of its name, for affinity.
     hash: u64,
     /// What is asked for to find out whether it is there.
-    health: Option<(HttpClient, String)>,
+    health: Option<(HttpClient, Url)>,
     target: Target,
 }
 
@@ -59,7 +60,7 @@ impl Backend {
 
     /// The same, with a URL that answers when the server is there.
     #[must_use]
-    pub fn with_health_check(mut self, client: HttpClient, url: String) -> Self {
+    pub fn with_health_check(mut self, client: HttpClient, url: Url) -> Self {
         self.health = Some((client, url));
         self
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::Method;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, ClientBuilder, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Request, Response, Url};
 use serde::Deserialize;
 use serde_json::Value;
 use service_kit::config::Secret;
@@ -63,20 +63,21 @@ impl HttpClient {
     }
 
     /// Whether a server answers a GET in time, with any status below 500. Its body is not read.
-    pub async fn reaches(&self, url: &str, timeout: Duration) -> bool {
-        let answer = self.client.get(url).timeout(timeout).send().await;
+    pub async fn reaches(&self, url: &Url, timeout: Duration) -> bool {
+        let answer = self.client.get(url.clone()).timeout(timeout).send().await;
         answer.is_ok_and(|response| !response.status().is_server_error())
     }
 
     /// Posts a request. Returns the response when its status is 2xx and its content type is `expected`.
     pub(super) async fn post(
         &self,
-        url: &str,
+        url: &Url,
         body: &Value,
         api_key: Option<&Secret>,
         expected: &'static str,
     ) -> Result<Response, UpstreamError> {
-        let mut headers = HeaderMap::new();
+        let mut request = Request::new(Method::POST, url.clone());
+        let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static(expected));
         if let Some(key) = api_key {
             let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose()))
@@ -84,15 +85,16 @@ impl HttpClient {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        propagation::inject(&Span::current(), &mut headers);
+        propagation::inject(&Span::current(), headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let body = serde_json::to_vec(body).map_err(|error| UpstreamError::Unsupported(error.to_string()))?;
         let limit = self.max_request_bytes;
         if body.len() > limit {
             return Err(UpstreamError::Unsupported(format!("a request over {limit} bytes")));
         }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = self.client.post(url).headers(headers).body(body);
-        let response = request.send().await.map_err(|error| UpstreamError::of_client(&error))?;
+        *request.body_mut() = Some(body.into());
+        let response =
+            self.client.execute(request).await.map_err(|error| UpstreamError::of_client(&error))?;
         if !response.status().is_success() {
             return Err(refusal(response).await);
         }
@@ -229,7 +231,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let pinned = client.pinned("models.test", "127.0.0.2".parse().unwrap()).unwrap();
-        let url = format!("http://models.test:{port}/health");
+        let url = Url::parse(&format!("http://models.test:{port}/health")).unwrap();
         let (reached, asked) =
             tokio::join!(pinned.reaches(&url, Duration::from_secs(5)), answer_once(&listener, "200 OK"));
         assert!(reached);
@@ -242,7 +244,7 @@ mod tests {
     async fn a_server_is_there_when_it_answers_anything_but_its_own_failure() {
         let client = plain();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/health", listener.local_addr().unwrap());
+        let url = Url::parse(&format!("http://{}/health", listener.local_addr().unwrap())).unwrap();
         for (status, there) in [("200 OK", true), ("404 Not Found", true), ("503 Service Unavailable", false)]
         {
             let (reached, _) =

@@ -4,6 +4,7 @@ mod decoder;
 mod request;
 
 use aiplatform_proto::inference::v1::{FinishReason, ToolCall, Usage};
+use reqwest::Url;
 use resilience::Deadline;
 use serde::Deserialize;
 use service_kit::config::Endpoint;
@@ -24,7 +25,7 @@ const PROVIDER: &str = "ollama";
 #[derive(Debug)]
 pub struct OllamaBackend {
     client: HttpClient,
-    url: String,
+    url: Url,
     authority: String,
     model: String,
     accepts: Accepts,

@@ -4,6 +4,7 @@ mod decoder;
 mod request;
 
 use aiplatform_proto::inference::v1::{FinishReason, ToolCall, Usage};
+use reqwest::Url;
 use resilience::Deadline;
 use serde::Deserialize;
 use service_kit::config::{Endpoint, Secret};
@@ -24,7 +25,7 @@ const PROVIDER: &str = "modular.max";
 #[derive(Debug)]
 pub struct OpenAiBackend {
     client: HttpClient,
-    url: String,
+    url: Url,
     authority: String,
     model: String,
     api_key: Option<Secret>,

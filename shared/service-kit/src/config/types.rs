@@ -112,9 +112,13 @@ impl Endpoint {
         &self.0
     }
 
-    /// The URL of a path at this endpoint; `path` begins with a slash.
-    pub fn at(&self, path: &str) -> String {
-        format!("{self}{path}")
+    /// The URL of a path at this endpoint; `path` begins with a slash, and may end in a query.
+    pub fn at(&self, path: &str) -> Url {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
+        url.set_query(query);
+        url
     }
 
     /// The same server without `suffix` at the end of the path. `None` when the path does not end so.
