@@ -1,5 +1,6 @@
 //! The bodies of responses, and the statuses in which they end.
 
+use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Collected};
 use tonic::body::Body;
@@ -11,17 +12,19 @@ use tonic::{Code, Status};
 /// takes the answer.
 pub(super) async fn whole(body: Body) -> Result<(Body, Code), Status> {
     let whole: Collected<_> = body.collect().await?;
-    let code = whole.trailers().and_then(Status::from_header_map).map_or(Code::Ok, |status| status.code());
+    let code = whole.trailers().and_then(code_in).unwrap_or(Code::Ok);
     Ok((Body::new(whole), code))
+}
+
+/// The code of the status among these headers or trailers, without the rest of it.
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 /// The status with which a frame ends a body; `None` when more follows.
 pub(super) fn end_of<D, E>(frame: Option<&Result<Frame<D>, E>>) -> Option<Code> {
     match frame {
-        Some(Ok(frame)) => {
-            let status = Status::from_header_map(frame.trailers_ref()?);
-            Some(status.map_or(Code::Unknown, |status| status.code()))
-        }
+        Some(Ok(frame)) => Some(code_in(frame.trailers_ref()?).unwrap_or(Code::Unknown)),
         Some(Err(_)) => Some(Code::Unknown),
         None => Some(Code::Ok),
     }
