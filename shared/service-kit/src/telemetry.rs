@@ -1,12 +1,13 @@
 //! Logs on standard output, traces by OTLP.
 //!
-//! Every span has W3C ids, also when no collector is configured, so that a log line of one service can be matched with
-//! those of another. Log lines leave by a bounded queue: when standard output is blocked they are dropped and counted,
+//! Every request has a W3C trace context, also when no collector is configured, so that a log line of one service can be
+//! matched with those of another. Log lines leave by a bounded queue: when standard output is blocked they are dropped and counted,
 //! and no request waits for them.
 
 mod export;
 mod format;
 pub mod propagation;
+mod trace_context;
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus_client::metrics::counter::ConstCounter;
 use serde::{Deserialize, Serialize};
 use tracing::{Subscriber, warn};
@@ -29,6 +30,7 @@ use crate::config::{Endpoint, EnvVar, Parse, Problems};
 use crate::metrics::{Registry, ReloadMetrics};
 use crate::serving::ServeError;
 use export::{ExportMetrics, Reported};
+use trace_context::NotExported;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +104,8 @@ impl TelemetryConfig {
 /// Telemetry that is switched on. Keep it to the end of the process and call [`Telemetry::shut_down`].
 #[derive(Debug)]
 pub struct Telemetry {
-    provider: SdkTracerProvider,
+    /// Where spans are exported.
+    provider: Option<SdkTracerProvider>,
     dropped_lines: ErrorCounter,
     log_writer: WorkerGuard,
     exports: ExportMetrics,
@@ -122,7 +125,7 @@ impl Telemetry {
         let filter =
             EnvFilter::try_new(&config.log_level).map_err(|error| ServeError::set_up("logging", error))?;
         tracing_subscriber::registry()
-            .with(otel_layer(&provider))
+            .with(span_layer(provider.as_ref()))
             .with(log_layer(config.log_format, writer).with_filter(filter))
             .try_init()
             .map_err(|error| ServeError::set_up("logging", error))?;
@@ -145,49 +148,50 @@ impl Telemetry {
 
     /// Sends what has been recorded and stops. Waits at most `timeout` for a collector.
     pub async fn shut_down(self, timeout: Duration) {
-        let provider = self.provider;
-        // The exporter blocks its thread, so it must not have one of the runtime's.
-        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
-        if let Ok(Err(error)) = flushed {
-            warn!(%error, "spans were lost at shutdown");
+        if let Some(provider) = self.provider {
+            // The exporter blocks its thread, so it must not have one of the runtime's.
+            let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
+            if let Ok(Err(error)) = flushed {
+                warn!(%error, "spans were lost at shutdown");
+            }
         }
         drop(self.log_writer);
     }
 }
 
+/// The provider of spans that are exported. `None` where nobody collects them.
 fn provider(
     config: &TelemetryConfig,
     service: &str,
     exports: &ExportMetrics,
-) -> Result<SdkTracerProvider, ServeError> {
+) -> Result<Option<SdkTracerProvider>, ServeError> {
+    let Some(endpoint) = config.otlp_endpoint.as_ref().filter(|_| !config.otel_disabled) else {
+        return Ok(None);
+    };
     let name = config.service_name.clone().unwrap_or_else(|| service.to_owned());
-    let builder =
-        SdkTracerProvider::builder().with_resource(Resource::builder().with_service_name(name).build());
-    match &config.otlp_endpoint {
-        Some(endpoint) if !config.otel_disabled => {
-            let exporter = opentelemetry_otlp::SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint.to_string())
-                .build()
-                .map_err(|error| ServeError::set_up("the OTLP exporter", error))?;
-            let exporter = Reported::new(exporter, endpoint, exports.clone());
-            Ok(builder.with_batch_exporter(exporter).build())
-        }
-        // Spans that nobody collects have ids all the same, and a caller's own trace goes on through them.
-        Some(_) | None => {
-            Ok(builder.with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff))).build())
-        }
-    }
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint.to_string())
+        .build()
+        .map_err(|error| ServeError::set_up("the OTLP exporter", error))?;
+    let provider = SdkTracerProvider::builder()
+        .with_resource(Resource::builder().with_service_name(name).build())
+        .with_batch_exporter(Reported::new(exporter, endpoint, exports.clone()));
+    Ok(Some(provider.build()))
 }
 
 /// The crates whose spans are ours. Those of h2 and hyper would drown them, and exporting would make more of them.
 const TRACED: [&str; 4] = ["agent_router", "api_server", "gateway", "service_kit"];
 
-fn otel_layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + Send + Sync + use<S>
+/// What makes of our spans those that are exported, or keeps the trace contexts of those that are not.
+fn span_layer<S>(provider: Option<&SdkTracerProvider>) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     let ours = Targets::new().with_targets(TRACED.map(|target| (target, tracing::Level::INFO)));
+    let Some(provider) = provider else {
+        return NotExported.with_filter(ours).boxed();
+    };
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("ai-platform"))
         .with_location(false)
@@ -195,6 +199,7 @@ where
         .with_target(false)
         .with_tracked_inactivity(false)
         .with_filter(ours)
+        .boxed()
 }
 
 fn log_layer<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>

@@ -8,7 +8,6 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request};
 use tonic::Status;
 use tracing::{Span, field, info_span};
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use uuid::Uuid;
 
 use super::Limits;
@@ -119,8 +118,7 @@ impl Call {
             return Span::none();
         };
         let span = if self.is_http() { self.http_span(method) } else { self.rpc_span(method) };
-        // Fails only when the span is already started or not recorded: then there is no parent to set.
-        drop(span.set_parent(propagation::extract(request.headers())));
+        propagation::adopt(&span, request.headers());
         span
     }
 

@@ -1,16 +1,17 @@
 //! How a log line looks.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::SystemTime;
 
-use opentelemetry::trace::TraceContextExt as _;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Subscriber, span};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope};
+
+use super::trace_context::context_of;
 
 /// One JSON object a line: time, level, target, message, the fields of the event and of the spans around it, and the
 /// ids of the trace.
@@ -82,64 +83,89 @@ where
 pub(super) struct SpanFields;
 
 impl<'writer> FormatFields<'writer> for SpanFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut object = Object { writer, before: '{', written: Ok(()) };
-        fields.record(&mut object);
-        object.end()
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut text = String::with_capacity(ROOM);
+        object(&mut text, fields)?;
+        // At once: the writer's text grows with each piece that it is given.
+        writer.write_str(&text)
+    }
+
+    fn add_fields(
+        &self,
+        current: &'writer mut FormattedFields<Self>,
+        fields: &span::Record<'_>,
+    ) -> fmt::Result {
+        current.fields.push(' ');
+        object(&mut current.fields, fields)
     }
 }
 
-/// Writes fields as they come.
-struct Object<'writer> {
-    writer: Writer<'writer>,
-    /// What the next field follows.
-    before: char,
+/// What the fields of most spans take, in bytes.
+const ROOM: usize = 256;
+
+/// Adds fields as one JSON object.
+fn object(text: &mut String, fields: impl RecordFields) -> fmt::Result {
+    text.push('{');
+    let mut object = Object { text, empty: true, written: Ok(()) };
+    fields.record(&mut object);
+    object.text.push('}');
+    object.written
+}
+
+/// The fields of a JSON object that is being written.
+struct Object<'a> {
+    text: &'a mut String,
+    empty: bool,
     written: fmt::Result,
 }
 
 impl Object<'_> {
-    fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        // Meant for OpenTelemetry alone.
-        if field.name().starts_with("otel.") || self.written.is_err() {
-            return;
+    /// Where the value of this field is to be written. `None` for what is meant for OpenTelemetry alone.
+    fn value_of(&mut self, field: &Field) -> Option<&mut String> {
+        if field.name().starts_with("otel.") {
+            return None;
         }
-        self.written = write!(self.writer, "{}\"{}\":{value}", self.before, field.name());
-        self.before = ',';
+        self.text.push_str(if self.empty { "\"" } else { ",\"" });
+        self.text.push_str(field.name());
+        self.text.push_str("\":");
+        self.empty = false;
+        Some(self.text)
     }
 
-    fn end(mut self) -> fmt::Result {
-        self.written?;
-        if self.before == '{' {
-            self.writer.write_char('{')?;
+    fn display(&mut self, field: &Field, value: impl fmt::Display) {
+        if let Some(text) = self.value_of(field) {
+            let written = write!(text, "{value}");
+            self.written = self.written.and(written);
         }
-        self.writer.write_char('}')
     }
 }
 
 impl Visit for Object<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no infinities.
-        self.write(field, format_args!("{}", Value::from(value)));
+        self.display(field, Value::from(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.write(field, format_args!("{value}"));
+        self.display(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.write(field, format_args!("{value}"));
+        self.display(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.write(field, format_args!("{value}"));
+        self.display(field, value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         // Names and ids, most of the time: nothing in them has to be escaped.
         if value.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
-            self.write(field, format_args!("{}", Value::from(value)));
-        } else {
-            self.write(field, format_args!("\"{value}\""));
+            self.display(field, Value::from(value));
+        } else if let Some(text) = self.value_of(field) {
+            text.push('"');
+            text.push_str(value);
+            text.push('"');
         }
     }
 
@@ -176,13 +202,8 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let id = event.parent().cloned().or_else(|| context.lookup_current().map(|span| span.id()));
-    let ids = id.and_then(|id| {
-        tracing::dispatcher::get_default(|dispatch| tracing_opentelemetry::get_otel_context(&id, dispatch))
-    });
-    let span_context = ids
-        .map(|context| context.span().span_context().clone())
-        .filter(opentelemetry::trace::SpanContext::is_valid);
-    span_context
+    let context = id.and_then(|id| tracing::dispatcher::get_default(|dispatch| context_of(&id, dispatch)));
+    context
         .into_iter()
         .flat_map(|span| [("trace_id", span.trace_id().to_string()), ("span_id", span.span_id().to_string())])
 }
