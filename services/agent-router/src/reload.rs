@@ -18,7 +18,7 @@ use std::sync::Arc;
 use resilience::CircuitBreakerRegistry;
 use service_kit::auth::Guard;
 use service_kit::config::Problems;
-use service_kit::config::reload::Reload;
+use service_kit::config::reload::{Prepared, Reload};
 use service_kit::tls::LiveTls;
 use tracing::info;
 
@@ -46,7 +46,7 @@ impl Reload<Config> for RouterReload {
         &["agents", "circuit_breaker", "fallback_chain", "security", "tiers"]
     }
 
-    fn take_over(&self, config: &Config) -> Result<(), Problems> {
+    fn prepare(&self, config: &Config) -> Result<Prepared<'_>, Problems> {
         let (guard, tls) = (self.guard.read(&config.security)?, self.tls.read()?);
         let Config { circuit_breaker, fallback_chain, tiers, agents, .. } = config.clone();
         let config = Config { circuit_breaker, fallback_chain, tiers, agents, ..self.started.clone() };
@@ -54,26 +54,35 @@ impl Reload<Config> for RouterReload {
         let Some(settings) = Settings::of(&config, &mut problems) else {
             return Err(problems);
         };
-        let previous = self.agents.get();
-        let built = Agents::build(&settings, self.cache.as_ref(), &self.breakers, Some(&previous));
+        let tidy = Tidy(self);
+        let built = Agents::build(&settings, self.cache.as_ref(), &self.breakers, Some(&self.agents.get()));
         let agents = built.map_err(|error| {
-            // Breakers may have been made for backends that will not be.
-            previous.forget_others(&self.breakers);
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let mut problems = Problems::default();
             problems.add("tiers", "", format!("{error}{cause}"));
             problems
         })?;
-        self.metrics.expect(&agents);
-        let agents = self.agents.replace(agents);
-        agents.settle(&settings, &self.breakers);
-        guard.apply();
-        tls.beside(settings.expiries()).apply();
-        let removed = agents.forget_others(&self.breakers);
+        Ok(Prepared::new(move || {
+            self.metrics.expect(&agents);
+            let agents = self.agents.replace(agents);
+            agents.settle(&settings, &self.breakers);
+            guard.apply();
+            tls.beside(settings.expiries()).apply();
+            drop(tidy);
+        }))
+    }
+}
+
+/// Agents are built with their breakers. When this is dropped, the breakers go that the agents in use have no part in: the old
+/// ones where the new agents are in use, and else those of agents that were only prepared.
+struct Tidy<'a>(&'a RouterReload);
+
+impl Drop for Tidy<'_> {
+    fn drop(&mut self) {
+        let removed = self.0.agents.get().forget_others(&self.0.breakers);
         if removed > 0 {
-            info!(removed, "circuit breakers of backends that are gone were removed");
+            info!(removed, "circuit breakers of backends that nobody uses were removed");
         }
-        Ok(())
     }
 }
 

@@ -1,10 +1,10 @@
-//! What takes a new configuration over while the suite serves: each service its part.
+//! What takes a new configuration over while the suite serves: each service its part, and all of them or none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use service_kit::config::Problems;
-use service_kit::config::reload::Reload;
+use service_kit::config::reload::{Prepared, Reload};
 
 use crate::config::Config;
 
@@ -27,17 +27,87 @@ impl Reload<Config> for SuiteReload {
         self.router.live_sections()
     }
 
-    fn take_over(&self, config: &Config) -> Result<(), Problems> {
+    fn prepare(&self, config: &Config) -> Result<Prepared<'_>, Problems> {
+        let mut problems = Problems::default();
         if config.simulates() && !self.simulates {
-            let mut problems = Problems::default();
             let rule = "must name servers: simulated ones need a restart";
             problems.add("tiers", "empty endpoints", rule);
             return Err(problems);
         }
         let (max, ollama) = self.upstreams;
-        // The router first: it may refuse what the others have no part in.
-        self.router.take_over(&config.router(max, ollama))?;
-        self.gateway.take_over(&config.gateway(self.address))?;
-        self.api_server.take_over(&config.api_server(self.address))
+        // The router first: by the time that the others show it a new secret, it knows it.
+        let prepared = [
+            self.router.prepare(&config.router(max, ollama)),
+            self.gateway.prepare(&config.gateway(self.address)),
+            self.api_server.prepare(&config.api_server(self.address)),
+        ];
+        let mut all = Prepared::new(|| ());
+        for prepared in prepared {
+            match prepared {
+                Ok(prepared) => all = all.and(prepared),
+                Err(found) => problems.merge(found),
+            }
+        }
+        if problems.is_empty() { Ok(all) } else { Err(problems) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    /// A service that refuses configurations, or remembers that it has one.
+    struct Fake {
+        name: &'static str,
+        refuses: bool,
+        applied: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl<C> Reload<C> for Fake {
+        fn live_sections(&self) -> &'static [&'static str] {
+            &[]
+        }
+
+        fn prepare(&self, _config: &C) -> Result<Prepared<'_>, Problems> {
+            if self.refuses {
+                let mut problems = Problems::default();
+                problems.add(self.name, "", "is refused");
+                return Err(problems);
+            }
+            Ok(Prepared::new(|| self.applied.lock().push(self.name)))
+        }
+    }
+
+    /// Who has the configuration, and what was wrong with it, when these refuse it.
+    fn after(refusing: &[&str]) -> (Vec<&'static str>, Vec<String>) {
+        let applied: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+        let fake =
+            |name| Arc::new(Fake { name, refuses: refusing.contains(&name), applied: Arc::clone(&applied) });
+        let address = "127.0.0.1:1".parse().unwrap();
+        let suite = SuiteReload {
+            gateway: fake("gateway"),
+            api_server: fake("api_server"),
+            router: fake("agent_router"),
+            upstreams: (address, address),
+            address,
+            simulates: true,
+        };
+        let problems = suite.prepare(&Config::default()).map(Prepared::apply).err().unwrap_or_default();
+        let told = problems.found().iter().map(|problem| problem.key.clone()).collect();
+        (applied.lock().clone(), told)
+    }
+
+    #[test]
+    fn a_configuration_is_taken_over_by_all_services_or_by_none() {
+        assert_eq!(after(&[]), (vec!["agent_router", "gateway", "api_server"], vec![]));
+        for one in ["agent_router", "gateway", "api_server"] {
+            assert_eq!(after(&[one]), (vec![], vec![one.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        assert_eq!(after(&["gateway", "api_server"]), (vec![], vec!["gateway".into(), "api_server".into()]));
     }
 }

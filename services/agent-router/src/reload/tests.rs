@@ -32,7 +32,7 @@ impl Running {
 
     fn change(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Problems> {
         change(&mut self.config);
-        self.reload.take_over(&self.config)
+        self.reload.prepare(&self.config).map(Prepared::apply)
     }
 
     fn agent(&self, name: &str) -> Option<Arc<crate::agents::Agent>> {
@@ -109,6 +109,21 @@ async fn what_is_not_valid_changes_nothing() {
     assert_eq!(refused.found()[0].to_string(), "agents.0.tiers = maxx: must be a tier under `tiers`");
     assert!(Arc::ptr_eq(&before, &running.reload.agents.get()));
     assert_eq!(running.breakers(), [MAX, OLLAMA]);
+}
+
+#[tokio::test]
+async fn what_was_prepared_and_is_not_applied_changes_nothing() {
+    let running = Running::new();
+    let before = running.reload.agents.get();
+    let mut config = running.config.clone();
+    config.circuit_breaker.failure_threshold = 7;
+    config.tiers.get_mut("ollama").unwrap().endpoints = vec!["http://other:1".parse().unwrap()];
+    let prepared = running.reload.prepare(&config).unwrap();
+    assert!(Arc::ptr_eq(&before, &running.reload.agents.get()));
+    drop(prepared);
+    assert!(Arc::ptr_eq(&before, &running.reload.agents.get()));
+    assert_eq!(running.breakers(), [MAX, OLLAMA]);
+    assert_ne!(running.reload.breakers.get(MAX).unwrap().config().failure_threshold(), 7);
 }
 
 #[tokio::test]

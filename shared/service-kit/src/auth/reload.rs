@@ -3,7 +3,7 @@
 
 use super::Guard;
 use crate::config::Problems;
-use crate::config::reload::Reload;
+use crate::config::reload::{Prepared, Reload};
 use crate::security::SecurityConfig;
 use crate::tls::LiveTls;
 
@@ -28,10 +28,11 @@ impl<C> Reload<C> for SecurityReload<C> {
         &["security"]
     }
 
-    fn take_over(&self, config: &C) -> Result<(), Problems> {
+    fn prepare(&self, config: &C) -> Result<Prepared<'_>, Problems> {
         let (guard, tls) = (self.guard.read((self.section)(config))?, self.tls.read()?);
-        guard.apply();
-        tls.apply();
-        Ok(())
+        Ok(Prepared::new(|| {
+            guard.apply();
+            tls.apply();
+        }))
     }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,12 +30,43 @@ pub trait Reload<C>: Send + Sync {
     /// The sections that it takes over. What changes in others needs a restart.
     fn live_sections(&self) -> &'static [&'static str];
 
-    /// Takes over a configuration that has passed [`ServiceConfig::check`]: its live sections. On an error nothing has
-    /// changed. It may take its time: it is called where it keeps nobody waiting.
+    /// Makes everything ready to take over a configuration that has passed [`ServiceConfig::check`]: its live sections. It
+    /// may take its time: it is called where it keeps nobody waiting.
     ///
     /// # Errors
-    /// The live sections do not fit what cannot be changed.
-    fn take_over(&self, config: &C) -> Result<(), Problems>;
+    /// The live sections do not fit what cannot be changed, or a file cannot be used.
+    fn prepare(&self, config: &C) -> Result<Prepared<'_>, Problems>;
+}
+
+/// A configuration that was made ready and is not in force yet. What could be wrong with it has been found out, so that several
+/// services can prepare theirs before the first applies its own. Dropped, it has changed nothing.
+#[must_use = "nothing has changed before it is applied"]
+pub struct Prepared<'a>(Box<dyn FnOnce() + 'a>);
+
+impl<'a> Prepared<'a> {
+    /// Takes over by `apply`.
+    pub fn new(apply: impl FnOnce() + 'a) -> Self {
+        Self(Box::new(apply))
+    }
+
+    /// This one, and then the other.
+    pub fn and(self, other: Self) -> Self {
+        Self::new(|| {
+            self.apply();
+            other.apply();
+        })
+    }
+
+    /// From now on, the configuration is in force.
+    pub fn apply(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Prepared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").finish_non_exhaustive()
+    }
 }
 
 /// For a service that takes nothing over while it serves.
@@ -46,8 +78,8 @@ impl<C> Reload<C> for NeedsRestart {
         &[]
     }
 
-    fn take_over(&self, _config: &C) -> Result<(), Problems> {
-        Ok(())
+    fn prepare(&self, _config: &C) -> Result<Prepared<'_>, Problems> {
+        Ok(Prepared::new(|| ()))
     }
 }
 
@@ -184,8 +216,9 @@ fn reload<C: ServiceConfig>(
     running: &Loaded<C>,
 ) -> Result<(Loaded<C>, BTreeSet<String>), ConfigError> {
     let loaded = source.load::<C>()?;
-    if let Err(problems) = target.take_over(&loaded.config) {
-        problems.into_result(|key| print::source(&loaded.figment, key))?;
+    match target.prepare(&loaded.config) {
+        Ok(prepared) => prepared.apply(),
+        Err(problems) => problems.into_result(|key| print::source(&loaded.figment, key))?,
     }
     let changed = print::differences((&running.config, &running.figment), (&loaded.config, &loaded.figment));
     Ok((loaded, changed))

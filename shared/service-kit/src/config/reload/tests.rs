@@ -42,7 +42,7 @@ impl Reload<Config> for Target {
         &["agents"]
     }
 
-    fn take_over(&self, config: &Config) -> Result<(), Problems> {
+    fn prepare(&self, config: &Config) -> Result<Prepared<'_>, Problems> {
         let mut problems = Problems::default();
         for agent in config.agents.iter().filter(|agent| *agent == "refused") {
             problems.add("agents", agent, "must be another");
@@ -50,8 +50,8 @@ impl Reload<Config> for Target {
         if !problems.is_empty() {
             return Err(problems);
         }
-        self.0.lock().push(config.agents.clone());
-        Ok(())
+        let agents = config.agents.clone();
+        Ok(Prepared::new(|| self.0.lock().push(agents)))
     }
 }
 
