@@ -149,10 +149,16 @@ impl Config {
         security
     }
 
-    /// The router of this process.
-    fn router_endpoint(&self, address: SocketAddr) -> Vec<Endpoint> {
+    /// The router of this process as the gateway knows it. It is called without the network, so that the TLS of the
+    /// router's listener is no matter of the gateway's.
+    fn router_within(address: SocketAddr) -> Vec<Endpoint> {
+        endpoint(ListenAddress(address).reached_at())
+    }
+
+    /// The router of this process by its listener.
+    fn router_by_listener(&self, address: SocketAddr) -> Vec<Endpoint> {
         let scheme = if self.agent_router.tls.is_on() { "https" } else { "http" };
-        format!("{scheme}://{address}").parse().into_iter().collect()
+        format!("{scheme}://{}", ListenAddress(address).reached_at()).parse().into_iter().collect()
     }
 
     fn simulates_tier(&self, name: &str) -> bool {
@@ -193,7 +199,7 @@ impl Config {
     pub(crate) fn gateway(&self, router: SocketAddr) -> gateway::config::Config {
         let mut section = self.gateway.clone();
         if section.routers.is_empty() {
-            section.routers = self.router_endpoint(router);
+            section.routers = Self::router_within(router);
         }
         gateway::config::Config {
             gateway: section,
@@ -207,7 +213,7 @@ impl Config {
     pub(crate) fn api_server(&self, router: SocketAddr) -> api_server::config::Config {
         let mut section = self.api_server.clone();
         if section.routers.is_empty() {
-            section.routers = self.router_endpoint(router);
+            section.routers = self.router_by_listener(router);
         }
         api_server::config::Config {
             api_server: section,
@@ -300,6 +306,31 @@ mod tests {
         let router = config.router(addresses.0, addresses.1);
         assert_eq!(router.tiers["max"].endpoints[0].to_string(), "http://gpu:8000");
         assert_eq!(router.tiers["max"].model, router::Config::default().tiers["max"].model);
+    }
+
+    #[test]
+    fn the_routers_tls_is_for_those_who_come_by_its_listener() {
+        let mut config = Config::default();
+        config.agent_router.tls.cert_file = Some("router.crt".into());
+        let address = "0.0.0.0:50052".parse().unwrap();
+        let routers = |routers: Vec<Endpoint>| routers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(routers(config.gateway(address).gateway.routers), ["http://127.0.0.1:50052"]);
+        assert_eq!(routers(config.api_server(address).api_server.routers), ["https://127.0.0.1:50052"]);
+    }
+
+    #[test]
+    fn tls_that_would_not_be_used_or_is_missing_is_refused() {
+        let refused = |variables: &[(&'static str, &'static str)]| {
+            let error = load::<Config>(None, &variables.iter().copied().collect()).unwrap_err().to_string();
+            error.lines().map(|line| line.split(" = ").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let within = refused(&[("AIP__GATEWAY__ROUTER_TLS__CA_FILE", "ca.crt")]);
+        assert_eq!(within, ["gateway.router_tls.ca_file"]);
+        let tls = [
+            ("AIP__AGENT_ROUTER__TLS__CERT_FILE", "/nowhere/router.crt"),
+            ("AIP__AGENT_ROUTER__TLS__KEY_FILE", "/nowhere/router.key"),
+        ];
+        assert!(refused(&tls).contains(&"api_server.router_tls.ca_file".to_owned()), "{:?}", refused(&tls));
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl ServiceConfig for Config {
             problems.require(known.insert(router.authority()), "gateway.routers", router, rule);
         }
         section.balancing.check(problems);
-        self.security.check_tenants(&section.router_tls, problems);
+        self.security.check_tenants(&section.router_tls, &section.routers, problems);
         let message = &section.degraded_message;
         problems.require(!message.is_empty(), "gateway.degraded_message", "\"\"", "must not be empty");
         let largest = section.max_request_bytes;

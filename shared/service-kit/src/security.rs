@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::api_key::KeyHasher;
 use crate::auth::jwt::{KeySetError, TokenKeys};
 use crate::auth::{Audience, CertificateCaller, KeyRing};
-use crate::config::{ListenAddress, Problems, Refused, Secret};
+use crate::config::{Endpoint, ListenAddress, Problems, Refused, Secret};
 use crate::tls::ClientTlsConfig;
 pub use jwt::{JwtConfig, TokenAlgorithm};
 pub use warnings::Warnings;
@@ -90,9 +90,10 @@ impl SecurityConfig {
     }
 
     /// Refuses a gateway that tells its callers apart and has no way to tell routers for whom it asks.
-    pub fn check_tenants(&self, router_tls: &ClientTlsConfig, problems: &mut Problems) {
-        let known =
-            router_tls.has_identity() || self.gateway_secret_file.is_some() || self.gateway_secret.is_some();
+    pub fn check_tenants(&self, router_tls: &ClientTlsConfig, routers: &[Endpoint], problems: &mut Problems) {
+        let by_certificate =
+            router_tls.has_identity() && routers.iter().all(|router| router.url().scheme() == "https");
+        let known = by_certificate || self.gateway_secret_file.is_some() || self.gateway_secret.is_some();
         let rule = "must be set where callers are told apart, or else a certificate for routers: they would take all tenants for one, and give \
                     answers of one to another";
         let apart = self.asks_for_credentials(Audience::Callers);

@@ -9,11 +9,13 @@ use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceC
 use aiplatform_proto::resilience::v1::ListCircuitBreakersRequest;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use e2e::certificates::Certificates;
-use e2e::chat::{question, served_by};
+use e2e::chat::{channel, question, served_by};
 use e2e::eventually;
+use e2e::keys::Keys;
 use e2e::metrics::Metrics;
 use e2e::process::{Process, command};
 use e2e::secured::{BATCH, GATEWAY, HERE, Secured};
+use e2e::suite::start_all_in_one;
 use e2e::tls::Tls;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +75,7 @@ async fn the_health_check_asks_the_admin_port_where_grpc_has_tls() {
         let file = suite.keys.path("config.yaml");
         command.arg("--config").arg(file).args(["healthcheck", "--service", service]);
         command.env("AIP__GATEWAY__ADMIN_LISTEN", suite.gateway.address("admin").to_string());
+        command.env("AIP__GATEWAY__ROUTERS", format!("https://{}", suite.router.address("grpc")));
         let ran = command.output().await.unwrap();
         (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
     };
@@ -181,4 +184,31 @@ async fn a_certificate_that_expires_soon_is_told_until_there_is_a_new_one() {
         (expires(&suite.gateway, "gateway.tls.cert_file").await > in_days(365)).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn in_one_process_the_routers_tls_is_for_those_who_come_by_its_port() {
+    let (certificates, keys) = (Certificates::new(), Keys::new());
+    let key = keys.make("acme", &["inference", "viewer"]).await;
+    keys.set(&[&key]);
+    let (certificate, private_key) = certificates.sign(HERE);
+    let mut variables = keys.variables();
+    variables.retain(|(name, _)| *name != "AIP__SECURITY__GATEWAY_SECRET_FILE");
+    variables.extend([
+        ("AIP__AGENT_ROUTER__TLS__CERT_FILE", certificate),
+        ("AIP__AGENT_ROUTER__TLS__KEY_FILE", private_key),
+        ("AIP__API_SERVER__ROUTER_TLS__CA_FILE", certificates.authority()),
+    ]);
+    let suite = start_all_in_one(&variables).await;
+    let chat = e2e::chat::client(&suite.url("gateway_grpc")).chat(key.on(question("x"))).await;
+    assert!(!served_by(chat.unwrap().get_ref()).degraded, "the gateway reaches the router");
+    let mut listing = CircuitBreakerServiceClient::new(channel(&suite.url("api_server_grpc")));
+    let listed = listing.list_circuit_breakers(key.on(ListCircuitBreakersRequest::default())).await.unwrap();
+    assert!(!listed.into_inner().circuit_breakers.is_empty(), "the api-server reaches the router");
+
+    let router = suite.address("agent_router_grpc");
+    let mut by_tls = InferenceServiceClient::new(Tls::new(&certificates.authority(), None).channel(router));
+    assert_eq!(by_tls.chat(question("x")).await.unwrap_err().code(), Code::Unauthenticated);
+    let plaintext = e2e::chat::client(&format!("http://{router}")).chat(question("x")).await.unwrap_err();
+    assert_ne!(plaintext.code(), Code::Unauthenticated, "plaintext is not understood: {plaintext:?}");
 }

@@ -1,6 +1,6 @@
 //! Asks a running process for its health, so that an image without a shell can check itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,8 +35,8 @@ impl HealthAddress {
 /// Succeeds when `service` is SERVING.
 pub(super) async fn run(address: HealthAddress, service: &str) -> Result<(), String> {
     match address {
-        HealthAddress::Grpc(address) => by_grpc(reachable(address), service).await,
-        HealthAddress::Admin(address) => by_admin(reachable(address), service).await,
+        HealthAddress::Grpc(address) => by_grpc(ListenAddress(address).reached_at(), service).await,
+        HealthAddress::Admin(address) => by_admin(ListenAddress(address).reached_at(), service).await,
     }
 }
 
@@ -87,14 +87,4 @@ async fn by_grpc(address: SocketAddr, service: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{address}: {service} is {}", status.as_str_name()))
-}
-
-/// A process that listens on every interface is asked on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

@@ -1,7 +1,7 @@
 //! Types that cannot hold a wrong value.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -172,7 +172,17 @@ pub struct ListenAddress(pub SocketAddr);
 impl ListenAddress {
     /// A port on the loopback interface.
     pub const fn loopback(port: u16) -> Self {
-        Self(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port))
+        Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+    }
+
+    /// Where it is reached from this machine: on loopback, if it is every interface.
+    pub fn reached_at(self) -> SocketAddr {
+        let ip = match self.0.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+        };
+        SocketAddr::new(ip, self.0.port())
     }
 }
 

@@ -112,15 +112,18 @@ fn a_name_in_a_certificate_stands_for_one_caller() {
 fn a_gateway_that_tells_callers_apart_must_be_able_to_tell_routers() {
     let refused = |config: SecurityConfig| {
         let mut problems = Problems::default();
-        config.check_tenants(&ClientTlsConfig::default(), &mut problems);
+        config.check_tenants(&ClientTlsConfig::default(), &[], &mut problems);
         !problems.is_empty()
     };
     let keys = SecurityConfig { api_keys_file: Some("keys".into()), ..SecurityConfig::default() };
     assert!(refused(keys.clone()));
-    let mut problems = Problems::default();
     let certificate = ClientTlsConfig { cert_file: Some("cert".into()), ..ClientTlsConfig::default() };
-    keys.check_tenants(&certificate, &mut problems);
-    assert!(problems.is_empty());
+    for (routers, shown) in [(&["https://one:1"][..], true), (&["https://one:1", "http://other:1"], false)] {
+        let routers: Vec<Endpoint> = routers.iter().map(|url| url.parse().unwrap()).collect();
+        let mut problems = Problems::default();
+        keys.check_tenants(&certificate, &routers, &mut problems);
+        assert_eq!(problems.is_empty(), shown, "a certificate is shown behind https alone: {routers:?}");
+    }
     assert!(!refused(SecurityConfig { gateway_secret_file: Some("secret".into()), ..keys.clone() }));
     assert!(!refused(SecurityConfig { gateway_secret: Some("secret".to_owned().into()), ..keys }));
     assert!(!refused(SecurityConfig::default()));

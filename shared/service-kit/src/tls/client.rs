@@ -71,6 +71,11 @@ impl ClientTlsConfig {
             );
             return if tls || needless { Err(Refused) } else { Ok(None) };
         };
+        if !tls {
+            let rule = "must not be set where no endpoint is behind https";
+            problems.add(ca_key, ca_file.display(), rule);
+            return Err(Refused);
+        }
         let roots = files::authorities(ca_file, &ca_key, problems);
         let identity = files::identity(section, self.cert_file.as_ref(), self.key_file.as_ref(), problems);
         let server_name = self.server_name.clone().map(ServerName::try_from).transpose();
@@ -97,7 +102,7 @@ impl ClientTlsConfig {
         match config {
             Ok(mut config) => {
                 config.alpn_protocols = vec![b"h2".to_vec()];
-                Ok(tls.then(|| NewClientTls { config: Arc::new(config), server_name, expiry }))
+                Ok(Some(NewClientTls { config: Arc::new(config), server_name, expiry }))
             }
             Err(error) => {
                 problems.add(section, "", error.to_string());
