@@ -144,9 +144,10 @@ impl Service for Gateway {
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(section.max_request_bytes)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
-        let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?
-            .add_service(inference)
-            .add_service(CircuitBreakerServiceServer::new(breakers.clone()));
+        let services = grpc::routes(&health, FILE_DESCRIPTOR_SET)?.add_service(inference).add_service(
+            CircuitBreakerServiceServer::new(breakers.clone())
+                .max_decoding_message_size(section.max_request_bytes),
+        );
         let options = |http1| ServerOptions {
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             max_connection_age: Some(age),

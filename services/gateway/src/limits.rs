@@ -7,8 +7,8 @@
 //! * [`SlowBody`]: how long a request may take to arrive
 //!
 //! All but [`Metered`] are tower layers, for gRPC and HTTP alike: they refuse by a gRPC status, which the HTTP edge
-//! translates as it does every other. Health and reflection pass them: a probe that is refused under
-//! load makes things worse.
+//! translates as it does every other. Health and reflection pass the first two: a probe that is refused under
+//! load makes things worse. It must arrive in time as any other.
 
 mod caller;
 mod callers;

@@ -18,6 +18,9 @@ use crate::shutdown::Shutdown;
 use crate::tls::ClientTls;
 
 const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// The size of a message to health or reflection: the name of a service, a symbol or a file. Health asks for no credential,
+/// and tonic makes room for a message when it has seen its length.
+pub(crate) const MAX_INFRASTRUCTURE_MESSAGE: usize = 4 * 1024;
 
 /// When a client of HTTP/2 is asked whether it is still there. One that sends a frame without an end is found out by it too.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +83,9 @@ pub fn routes(health: &Health, descriptors: &[u8]) -> Result<Routes, ServeError>
     };
     let v1: v1::ServerReflectionServer<_> = builder().build_v1().map_err(reflection)?;
     let v1alpha: v1alpha::ServerReflectionServer<_> = builder().build_v1alpha().map_err(reflection)?;
-    Ok(Routes::new(health.service()).add_service(v1).add_service(v1alpha))
+    Ok(Routes::new(health.service())
+        .add_service(v1.max_decoding_message_size(MAX_INFRASTRUCTURE_MESSAGE))
+        .add_service(v1alpha.max_decoding_message_size(MAX_INFRASTRUCTURE_MESSAGE)))
 }
 
 /// Serves until the shutdown closes listeners and what was in flight has ended.

@@ -16,6 +16,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tracing::{error, info};
 
+use crate::grpc::MAX_INFRASTRUCTURE_MESSAGE;
 use crate::serving::Background;
 
 /// The name that says whether to send traffic here. The empty name says the same.
@@ -85,6 +86,7 @@ impl Health {
     /// The grpc.health.v1 service.
     pub fn service(&self) -> HealthServer<HealthService> {
         HealthServer::new(HealthService::from_health_reporter(self.inner.reporter.clone()))
+            .max_decoding_message_size(MAX_INFRASTRUCTURE_MESSAGE)
     }
 
     /// Configuration is loaded and listeners are bound: send traffic.

@@ -25,6 +25,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use crate::grpc::MAX_INFRASTRUCTURE_MESSAGE;
 use crate::in_process::Driven;
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
 use crate::shutdown::Shutdown;
@@ -165,9 +166,9 @@ where
             set_request_id(&mut parts.headers, &call.request_id);
             if let Some(status) = Status::from_header_map(&parts.headers) {
                 if is_too_large(&status) {
-                    return Ok(
-                        observer.refuse(&request_too_large(shared.limits.message_bytes), &call.request_id)
-                    );
+                    let limit =
+                        if call.is_ours() { shared.limits.message_bytes } else { MAX_INFRASTRUCTURE_MESSAGE };
+                    return Ok(observer.refuse(&request_too_large(limit), &call.request_id));
                 }
                 if is_malformed(&status) {
                     return Ok(observer.refuse(&malformed(&status), &call.request_id));

@@ -62,6 +62,8 @@ pub struct HttpRoute(pub &'static str);
 enum Kind {
     Unary,
     Streaming,
+    /// A stream that stays open for as long as its client wants: a health watch, or reflection.
+    Open,
     Http,
 }
 
@@ -90,14 +92,19 @@ impl Call {
         };
         let name = path.rsplit('/').next().unwrap_or_default();
         let streaming = name.starts_with("Stream") || name.starts_with("Watch");
-        Self { method, request_id, kind: if streaming { Kind::Streaming } else { Kind::Unary } }
+        let kind = match method {
+            None if streaming || path.starts_with("grpc.reflection.") => Kind::Open,
+            Some(_) if streaming => Kind::Streaming,
+            None | Some(_) => Kind::Unary,
+        };
+        Self { method, request_id, kind }
     }
 
     /// Whether a response with these headers is driven by a task of its own.
     pub(super) fn is_streaming(&self, response: &HeaderMap) -> bool {
         match self.kind {
-            Kind::Streaming => true,
-            Kind::Unary => !self.is_ours(),
+            Kind::Streaming | Kind::Open => true,
+            Kind::Unary => false,
             Kind::Http => {
                 let content_type = response.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
                 content_type.starts_with(b"text/event-stream")
@@ -160,9 +167,11 @@ impl Call {
             return Ok(Some(timeout.min(limits.cap)));
         }
         let Some(sent) = headers.get(TIMEOUT_HEADER) else {
-            let streaming = self.kind == Kind::Streaming;
-            let default = if streaming { limits.streaming } else { limits.unary };
-            return Ok(self.is_ours().then_some(default));
+            return Ok(match self.kind {
+                Kind::Unary => Some(limits.unary),
+                Kind::Streaming | Kind::Http => Some(limits.streaming),
+                Kind::Open => None,
+            });
         };
         let Some(timeout) = sent.to_str().ok().and_then(parse_timeout) else {
             let rule = "must be at most 8 digits and one of the units H, M, S, m, u, n";

@@ -99,6 +99,25 @@ async fn without_a_deadline_a_call_has_the_default_and_a_longer_one_is_capped() 
     }
 }
 
+// Whoever asks for health shows no credential: a question that never ends must not be held for ever.
+#[tokio::test(start_paused = true)]
+async fn a_question_for_health_has_the_deadline_of_any_call_and_a_watch_has_none() {
+    let layer = CallLayer::new([], Limits::default(), Shutdown::new(), &mut Registry::default());
+    let call = |path: &str| {
+        let inner = service_fn(async |_: Request<Body>| std::future::pending().await);
+        let request = Request::builder().uri(format!("http://router/{path}")).body(Body::empty()).unwrap();
+        layer.layer(inner).oneshot(request)
+    };
+    let began = Instant::now();
+    let refused = call("grpc.health.v1.Health/Check").await.unwrap();
+    assert_eq!(Status::from_header_map(refused.headers()).unwrap().code(), Code::DeadlineExceeded);
+    assert_eq!(began.elapsed().as_secs(), 60);
+    for open in ["grpc.health.v1.Health/Watch", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, call(open)).await.is_err(), "{open}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_left_at_the_end_of_the_drain_is_told_so() {
     let wrapped = Wrapped::new();
