@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
+use aiplatform_proto::inference::v1::stream_chat_response::Event;
 use aiplatform_proto::validation::violations;
 use futures_util::{Stream, stream};
 use resilience::Deadline;
@@ -83,7 +84,10 @@ impl InferenceService for Inference {
             call,
         );
         match answer.await {
-            Ok(answered) => Ok(Response::new(whole(answered))),
+            Ok(mut answered) => {
+                answered.call.served_by(answered.answer.get_ref().served_by.as_ref());
+                Ok(Response::new(whole(answered)))
+            }
             Err(CallError::Status(status)) => Err(status),
             Err(CallError::Unreachable(unreachable)) => {
                 Self::may_degrade(&chat, &unreachable)?;
@@ -154,9 +158,14 @@ fn whole<T>(Answered { answer, call }: Answered<Response<T>>) -> T {
 /// Passes a router's stream on. Dropped, it resets the inner stream, which stops the work behind it.
 fn relay_stream(inner: Streaming<wire::StreamChatResponse>, call: Call) -> ResponseStream {
     Box::pin(stream::unfold(Some((inner, call)), |state| async move {
-        let (mut inner, call) = state?;
+        let (mut inner, mut call) = state?;
         match inner.message().await {
-            Ok(Some(event)) => Some((Ok(event), Some((inner, call)))),
+            Ok(Some(event)) => {
+                if let Some(Event::End(end)) = &event.event {
+                    call.served_by(end.served_by.as_ref());
+                }
+                Some((Ok(event), Some((inner, call))))
+            }
             Ok(None) => {
                 call.answered();
                 None
@@ -174,6 +183,6 @@ fn interrupted(status: Status, call: Call) -> Status {
         warn!(error = status.message(), "connection to the router lost in a stream");
         return Reason::StreamInterrupted.status("the router was lost in the middle of the answer").build();
     }
-    call.answered();
+    call.refused(status.code());
     relay(&status)
 }

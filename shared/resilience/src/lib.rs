@@ -39,8 +39,8 @@ pub mod guide {}
 
 pub use backoff::{Backoff, Delays, Jitter, Randomness, RetryPolicy, SplitMix64};
 pub use balance::{
-    Candidate, InFlight, LOAD_FACTOR, PeakEwma, PeakEwmaConfig, affinity_order, power_of_two_choices,
-    stable_hash,
+    Candidate, FailureShare, InFlight, LOAD_FACTOR, PeakEwma, PeakEwmaConfig, affinity_order,
+    power_of_two_choices, put_off, stable_hash,
 };
 pub use breaker::{
     AfterHalfOpen, BorrowedPermit, CallFailed, CallNotPermitted, CallReport, CallTotals, CircuitBreaker,

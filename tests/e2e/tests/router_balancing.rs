@@ -230,3 +230,29 @@ async fn with_the_only_router_frozen_checks_bring_it_back() {
     .await;
     assert_eq!(served_by(&ask(&client, "x").await).tier, "max");
 }
+
+#[tokio::test]
+async fn a_router_without_models_draws_little_while_the_other_has_some() {
+    let simulator = start_simulator().await;
+    let well = start_router(&simulator, None, &[]).await;
+    let nowhere = || "http://127.0.0.1:1".to_owned();
+    let broken = [("MAX_SERVE_ENDPOINT", nowhere()), ("OLLAMA_CPU_ENDPOINT", nowhere())];
+    let broken = start_router(&simulator, None, &broken).await;
+    let gateway = start_gateway(&format!("{},{}", well.url("grpc"), broken.url("grpc")), &[]).await;
+    all_ready(&gateway, 2).await;
+    let client = client(&gateway.url("grpc"));
+    for _ in 0..200 {
+        ask(&client, "x").await;
+    }
+    let mut degraded = 0;
+    for _ in 0..200 {
+        degraded += u32::from(served_by(&ask(&client, "x").await).degraded);
+    }
+    assert!(degraded < 50, "{degraded} of 200, where its half would be 100");
+    let metrics = Metrics::scrape(&gateway, "admin").await;
+    let share = |router: &Process| {
+        let label = format!("router=\"{}\"", router.address("grpc"));
+        metrics.value("aip_router_failure_share", &[&label])
+    };
+    assert!(share(&well) < 0.1 && share(&broken) > 0.5, "{} {}", share(&well), share(&broken));
+}

@@ -232,7 +232,7 @@ fn settle<T>(call: Call, ended: Option<Result<T, Status>>) -> Result<Answered<T>
             Failed::Again(Repeated::ShuttingDown, message())
         }
         None => {
-            call.answered();
+            call.refused(status.code());
             Failed::Finally(status)
         }
         Some(TransportFailure::NotConnected) => {

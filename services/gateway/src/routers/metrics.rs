@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use service_kit::metrics::collect::gauges;
@@ -101,6 +103,14 @@ impl Collector for PoolCollector {
         gauges(&mut encoder, "aip_routers", "Routers, by how they were last seen", states.into_iter())?;
         let in_flight =
             members.iter().map(|replica| (vec![("router", replica.name())], u64::from(replica.in_flight())));
-        gauges(&mut encoder, "aip_router_in_flight", "Calls to each router under way", in_flight)
+        gauges(&mut encoder, "aip_router_in_flight", "Calls to each router under way", in_flight)?;
+        let help = "The share of each router's recent answers that were errors of its own, or degraded";
+        let mut shares =
+            encoder.encode_descriptor("aip_router_failure_share", help, None, MetricType::Gauge)?;
+        for replica in members.iter() {
+            let share = ConstGauge::new(replica.failure_share());
+            share.encode(shares.encode_family(&[("router", replica.name())])?)?;
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,9 @@
 //! that a router that was given the longer questions would look slow, and a peak of one would keep the others' share from
 //! it for seconds. What a router owes is the calls that it has under way, and one that does not answer has ever more of them.
 //! Those that owe the same take turns, so that the shares are even also where there is hardly anything under way.
+//!
+//! A router that fails at once never owes anything. Errors of its own, and degraded answers, put it behind the others
+//! in as many requests as it has more of them ([`put_off`]); errors that are the request's count for nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 use resilience::{
     CircuitBreakerConfig, CircuitBreakerRegistry, Clock, Randomness, RegistryError, power_of_two_choices,
+    put_off,
 };
 use service_kit::config::Endpoint;
 use service_kit::serving::ServeError;
@@ -39,6 +43,7 @@ pub(super) struct Pool {
     members: RwLock<Arc<[Arc<Replica>]>>,
     connector: Arc<dyn Connect>,
     breakers: Arc<CircuitBreakerRegistry>,
+    clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     /// How many orders were asked for.
     turn: AtomicUsize,
@@ -56,7 +61,7 @@ impl Pool {
         clock: Arc<dyn Clock>,
         randomness: Arc<dyn Randomness>,
     ) -> Result<Self, ServeError> {
-        let breakers = CircuitBreakerRegistry::builder(clock)
+        let breakers = CircuitBreakerRegistry::builder(Arc::clone(&clock))
             .defaults(breaker)
             .randomness(Arc::clone(&randomness))
             .build();
@@ -65,6 +70,7 @@ impl Pool {
             members: RwLock::new(Arc::new([])),
             connector,
             breakers: Arc::new(breakers),
+            clock,
             randomness,
             turn: AtomicUsize::new(0),
         };
@@ -116,17 +122,24 @@ impl Pool {
         standings.sort_by_key(|(standing, _)| *standing);
         let mut order = Vec::with_capacity(standings.len());
         for equals in standings.chunk_by(|(one, _), (other, _)| one == other) {
-            let costs: Vec<f64> = equals
-                .iter()
-                .enumerate()
-                .map(|(index, (_, replica))| {
-                    f64::from(replica.in_flight()) + place(index, turn, equals.len())
-                })
-                .collect();
-            let choices = power_of_two_choices(&costs, &*self.randomness);
-            order.extend(choices.into_iter().map(|index| Arc::clone(equals[index].1)));
+            let shares: Vec<f64> = equals.iter().map(|(_, replica)| replica.failure_share()).collect();
+            let put_off = put_off(&shares, &*self.randomness);
+            for later in [false, true] {
+                let of_these = equals.iter().zip(&put_off).filter(|(_, put_off)| **put_off == later);
+                let these: Vec<&Arc<Replica>> = of_these.map(|((_, replica), _)| *replica).collect();
+                self.choose(&these, turn, &mut order);
+            }
         }
         order
+    }
+
+    /// Puts these in order by the calls that they have under way.
+    fn choose(&self, these: &[&Arc<Replica>], turn: usize, order: &mut Vec<Arc<Replica>>) {
+        let under_way = these.iter().map(|replica| f64::from(replica.in_flight()));
+        let costs: Vec<f64> =
+            under_way.enumerate().map(|(index, calls)| calls + place(index, turn, these.len())).collect();
+        let choices = power_of_two_choices(&costs, &*self.randomness);
+        order.extend(choices.into_iter().map(|index| Arc::clone(these[index])));
     }
 
     /// Takes over the addresses of an endpoint's name; there is at least one. Says whether they are others than before.
@@ -172,7 +185,8 @@ impl Pool {
         };
         let full = |error: RegistryError| ServeError::set_up("a router's circuit breaker", error);
         let breaker = self.breakers.breaker(&name).map_err(full)?;
-        Ok(Replica::new(server, address, self.connector.connect(endpoint, address)?, breaker))
+        let link = self.connector.connect(endpoint, address)?;
+        Ok(Replica::new(server, address, link, breaker, Arc::clone(&self.clock)))
     }
 
     fn publish(&self) {

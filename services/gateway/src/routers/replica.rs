@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use resilience::{CallNotPermitted, CircuitBreaker, Outlook, Permit};
+use aiplatform_proto::inference::v1::ServedBy;
+use resilience::{CallNotPermitted, CircuitBreaker, Clock, FailureShare, Outlook, Permit};
 use tokio::sync::watch;
+use tonic::Code;
 use tracing::info;
 
 use super::Link;
@@ -67,6 +69,8 @@ pub(super) struct Replica {
     breaker: CircuitBreaker,
     seen: watch::Sender<Seen>,
     in_flight: AtomicU32,
+    /// Of what it has said, how much was of no use to anybody.
+    failures: FailureShare,
     /// How often it has answered anything.
     answers: AtomicU64,
     /// How many checks it has left without an answer since.
@@ -74,7 +78,13 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new(server: String, address: Option<IpAddr>, link: Link, breaker: CircuitBreaker) -> Self {
+    pub(super) fn new(
+        server: String,
+        address: Option<IpAddr>,
+        link: Link,
+        breaker: CircuitBreaker,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let name = breaker.name().to_owned();
         let (seen, _) = watch::channel(Seen::New);
         Self {
@@ -85,6 +95,7 @@ impl Replica {
             breaker,
             seen,
             in_flight: AtomicU32::new(0),
+            failures: FailureShare::new(clock),
             answers: AtomicU64::new(0),
             misses: AtomicU32::new(0),
         }
@@ -116,6 +127,11 @@ impl Replica {
     /// Calls under way, streams until their end.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The share of its recent answers that were errors of its own or degraded.
+    pub(super) fn failure_share(&self) -> f64 {
+        self.failures.get()
     }
 
     /// How often it has answered anything.
@@ -168,7 +184,7 @@ impl Replica {
     pub(super) fn begin(self: &Arc<Self>) -> Result<Call, CallNotPermitted> {
         let permit = self.breaker.acquire()?;
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Call { replica: Arc::clone(self), permit: Some(permit) })
+        Ok(Call { replica: Arc::clone(self), permit: Some(permit), degraded: false })
     }
 }
 
@@ -179,6 +195,8 @@ impl Replica {
 pub(crate) struct Call {
     replica: Arc<Replica>,
     permit: Option<Permit>,
+    /// Whether the answer is the message of the last tier.
+    degraded: bool,
 }
 
 impl Call {
@@ -194,8 +212,28 @@ impl Call {
         }
     }
 
-    /// The router has answered, whatever it said.
-    pub(crate) fn answered(mut self) {
+    /// This is who answers.
+    pub(crate) fn served_by(&mut self, served_by: Option<&ServedBy>) {
+        self.degraded |= served_by.is_some_and(|served_by| served_by.degraded);
+    }
+
+    /// The router has answered.
+    pub(crate) fn answered(self) {
+        // While others have a model, one that has none is no better than one that fails.
+        self.replica.failures.record(self.degraded);
+        self.heard();
+    }
+
+    /// The router has answered with an error.
+    pub(crate) fn refused(self, code: Code) {
+        if is_its_own(code) {
+            self.replica.failures.record(true);
+        }
+        self.heard();
+    }
+
+    /// The router is there, whatever it said.
+    fn heard(mut self) {
         self.replica.hear();
         if let Some(permit) = self.permit.take() {
             permit.success();
@@ -226,5 +264,30 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether an error speaks against the router that says it. One that does not is the request's, and every router would say it.
+fn is_its_own(code: Code) -> bool {
+    match code {
+        // Routers check nobody but their gateways: where one knows this gateway no more, another may.
+        Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::Unknown
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => true,
+        // The deadline was the client's, and may have been short.
+        Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange => false,
     }
 }

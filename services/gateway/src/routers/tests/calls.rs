@@ -155,6 +155,74 @@ async fn what_a_router_says_is_final_and_no_fault_of_its_own() {
     assert!(routers.breakers().all().iter().all(|breaker| breaker.snapshot().totals.failure == 0));
 }
 
+/// Has the routers asked at 200 requests/s. Says how often each was.
+async fn asked_at_a_pace(network: &Network, routers: &Routers, rounds: u32) -> [u32; 3] {
+    let before = [A, B, C].map(|router| network.asked(router));
+    for _ in 0..rounds {
+        drop(ask(routers).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let after = [A, B, C].map(|router| network.asked(router));
+    [0, 1, 2].map(|router| after[router] - before[router])
+}
+
+fn is_even(asked: [u32; 3]) -> bool {
+    asked.iter().all(|count| (160..240).contains(count))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_fails_at_once_while_others_are_well_is_asked_little_and_found_again() {
+    let network = Network::of(&[A, B, C]);
+    let routers = network.routers(&URLS);
+    routers.check_once().await;
+    network.mood(B, Mood::Refusing(Code::Unavailable));
+    asked_at_a_pace(&network, &routers, 600).await;
+    let asked = asked_at_a_pace(&network, &routers, 600).await;
+    assert!(asked[1] < 60 && asked[0].abs_diff(asked[2]) < 60, "{asked:?}");
+    assert!(asked[1] > 0, "nobody would see it become well");
+    assert!(routers.breakers().all().iter().all(|breaker| breaker.state() == State::Closed));
+
+    network.mood(B, Mood::Well);
+    asked_at_a_pace(&network, &routers, 6000).await;
+    let asked = asked_at_a_pace(&network, &routers, 600).await;
+    assert!(is_even(asked), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_routers_fail_or_the_requests_are_at_fault_the_shares_stay_even() {
+    let network = Network::of(&[A, B, C]);
+    let routers = network.routers(&URLS);
+    routers.check_once().await;
+    for router in [A, B, C] {
+        network.mood(router, Mood::Refusing(Code::Unavailable));
+    }
+    asked_at_a_pace(&network, &routers, 600).await;
+    let asked = asked_at_a_pace(&network, &routers, 600).await;
+    assert!(is_even(asked), "{asked:?}");
+
+    for code in [Code::InvalidArgument, Code::NotFound, Code::ResourceExhausted, Code::Cancelled] {
+        let network = Network::of(&[A, B, C]);
+        let routers = network.routers(&URLS);
+        routers.check_once().await;
+        network.mood(B, Mood::Refusing(code));
+        let asked = asked_at_a_pace(&network, &routers, 600).await;
+        assert!(is_even(asked), "{code:?}: {asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_degraded_answer_is_no_recommendation() {
+    let routers = Network::of(&[A, B]).routers(&URLS[..2]);
+    let members = routers.pool.members();
+    for (member, degraded) in members.iter().zip([false, true]) {
+        let mut call = member.begin().unwrap();
+        call.served_by(Some(&wire::ServedBy { degraded, ..wire::ServedBy::default() }));
+        call.answered();
+    }
+    let shares: Vec<bool> = members.iter().map(|member| member.failure_share() > 0.1).collect();
+    assert_eq!(shares, [false, true]);
+}
+
 // tonic's balancer would wait for ever, and its timeout would end as CANCELLED.
 #[tokio::test(start_paused = true)]
 async fn where_nobody_is_the_call_ends_at_once() {

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, copy_bidire
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::transport::{Endpoint as Way, Server};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
@@ -40,6 +40,8 @@ pub(super) enum Mood {
     ShuttingDown,
     /// Answers health checks alone.
     Thinking,
+    /// Answers with this error.
+    Refusing(Code),
 }
 
 /// What becomes of a new connection.
@@ -84,6 +86,9 @@ impl InferenceService for Fake {
         if self.until_not(&[Mood::Frozen, Mood::Thinking]).await == Mood::ShuttingDown {
             return Err(service_kit::status::Reason::ShuttingDown.status("ending").build());
         }
+        if let Mood::Refusing(code) = *self.mood.borrow() {
+            return Err(Status::new(code, "this router's own word"));
+        }
         Ok(Response::new(wire::ChatResponse { model: self.name.clone(), ..wire::ChatResponse::default() }))
     }
 
@@ -108,7 +113,7 @@ impl Health for Fake {
 
     async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let serving = match self.until_not(&[Mood::Frozen]).await {
-            Mood::Well | Mood::Frozen | Mood::Thinking => 1,
+            Mood::Well | Mood::Frozen | Mood::Thinking | Mood::Refusing(_) => 1,
             Mood::Draining | Mood::ShuttingDown => 2,
         };
         Ok(Response::new(HealthCheckResponse { status: serving }))
