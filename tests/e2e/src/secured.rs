@@ -13,6 +13,8 @@ use crate::tls::Tls;
 pub const HERE: &str = "127.0.0.1";
 /// The name of the certificate that the router takes for a gateway's.
 pub const GATEWAY: &str = "gateway.internal";
+/// What the router shows to its model server.
+pub const UPSTREAM_KEY: &str = "shown-to-the-model-server";
 /// The name of the certificate of a caller.
 pub const BATCH: &str = "batch.example";
 
@@ -87,6 +89,7 @@ impl Secured {
             ("MAX_SERVE_ENDPOINT", simulator.url("max")),
             ("OLLAMA_CPU_ENDPOINT", simulator.url("ollama")),
             ("AIP__TIERS__MAX__MODEL", "sim-max".to_owned()),
+            ("AIP__TIERS__MAX__API_KEY", UPSTREAM_KEY.to_owned()),
         ];
         let router = start("agent-router", &upstreams).await;
         let routers = format!("https://{}", router.address("grpc"));

@@ -8,7 +8,7 @@ use e2e::chat::{Client, channel, question};
 use e2e::issuer::TokenKey;
 use e2e::keys::{Keys, bearing};
 use e2e::process::Process;
-use e2e::secured::{GATEWAY, HERE, Secured};
+use e2e::secured::{GATEWAY, HERE, Secured, UPSTREAM_KEY};
 use e2e::suite::Options;
 use e2e::{eventually, http};
 use prost::Message as _;
@@ -132,6 +132,7 @@ async fn private_keys_and_tokens_are_in_no_log() {
         pems.iter().flat_map(|pem| forms(pem)).collect()
     };
     let mut secrets = private_keys();
+    secrets.push(("the key for a model server", UPSTREAM_KEY.to_owned()));
 
     let roles = json!(["inference", "viewer"]);
     let good = issuer.token(|claims| claims["roles"] = roles);
