@@ -74,7 +74,7 @@ bench-load: ## Measure the suite under load, beside nginx (ARGS="--quick", "--on
 	tests/setup --for bench
 	cargo build --locked --release --package gateway --package agent-router --package upstream-sim \
 		--package all-in-one --package load
-	ulimit -n 8192 && "$${CARGO_TARGET_DIR:-target}/release/load" $(ARGS)
+	ulimit -Sn 8192 && "$${CARGO_TARGET_DIR:-target}/release/load" $(ARGS)
 
 .PHONY: images
 images: ## Build the container images
