@@ -2,6 +2,7 @@
 
 mod connection;
 mod connections;
+mod gathered;
 mod incoming;
 
 use std::future::Future;
