@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use e2e::chat::{Client, channel, question};
 use e2e::issuer::TokenKey;
 use e2e::keys::{Keys, bearing};
+use e2e::metrics::Metrics;
 use e2e::process::Process;
 use e2e::secured::{GATEWAY, HERE, Secured, UPSTREAM_KEY};
 use e2e::suite::Options;
@@ -25,6 +26,8 @@ type Form = (&'static str, String);
 /// Ends the processes, and looks for the secrets in all that they have logged.
 async fn assert_untold(processes: [&mut Process; 3], secrets: &[Form]) {
     for process in processes {
+        let dropped = Metrics::scrape(process, "admin").await.value("aip_log_lines_dropped_total", &[]);
+        assert!(dropped < 1.0, "all lines were written, so that all can be searched: {dropped}");
         // When it has ended, all that it logged has been read.
         process.signal("TERM").await;
         assert_eq!(process.wait().await.code(), Some(0));
