@@ -117,6 +117,16 @@ impl Capacity {
     pub fn exceeds(self, other: Self) -> bool {
         matches!((self, other), (Self::UpTo(this), Self::UpTo(other)) if this > other)
     }
+
+    /// Whether it may be asked with what was too much for `outgrown`.
+    pub(super) fn may_take_more_than(self, outgrown: Self) -> bool {
+        self == Self::Any || self.exceeds(outgrown)
+    }
+
+    /// Whether it is known not to be larger.
+    pub(super) fn is_within(self, other: Self) -> bool {
+        matches!((self, other), (Self::UpTo(this), Self::UpTo(other)) if this <= other)
+    }
 }
 
 /// What one walk asks of the chain.

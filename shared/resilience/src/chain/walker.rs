@@ -26,8 +26,17 @@ use line::{Line, Turn};
 
 /// What ends a walk.
 enum End<A, E> {
-    Served { answer: A, tier: usize, guard: CallGuard },
+    Served {
+        answer: A,
+        tier: usize,
+        guard: CallGuard,
+    },
     Stopped(E),
+    /// Once the walk comes to this tier, whose hedge was refused before.
+    StoppedAt {
+        tier: usize,
+        error: E,
+    },
 }
 
 /// One walk under way.
@@ -59,7 +68,11 @@ impl<'a, B: Backend> Walker<'a, B> {
         Fut: Future<Output = Result<A, E>>,
     {
         let first = self.first();
+        let mut refused: Option<(usize, E)> = None;
         for index in first.into_iter().chain(0..self.chain.tiers.len()) {
+            if let Some((_, error)) = refused.take_if(|(tier, _)| *tier == index) {
+                return Err(self.stopped(error));
+            }
             if let Some(why) = self.ruled_out(index) {
                 self.skip_tier(index, why);
                 continue;
@@ -71,10 +84,8 @@ impl<'a, B: Backend> Walker<'a, B> {
                         let attempts = self.log.into_attempts();
                         return Ok(Served { answer, tier, attempts, guard: Some(guard) });
                     }
-                    Some(End::Stopped(error)) => {
-                        self.chain.recorder.unanswered();
-                        return Err(ChainError::Stopped { error, attempts: self.log.into_attempts() });
-                    }
+                    Some(End::Stopped(error)) => return Err(self.stopped(error)),
+                    Some(End::StoppedAt { tier, error }) => refused = Some((tier, error)),
                 }
             }
             if first == Some(index) {
@@ -169,6 +180,12 @@ impl<'a, B: Backend> Walker<'a, B> {
         }
     }
 
+    /// The end of a walk that an error ends.
+    fn stopped<E>(self, error: E) -> ChainError<E> {
+        self.chain.recorder.unanswered();
+        ChainError::Stopped { error, attempts: self.log.into_attempts() }
+    }
+
     /// The end of a walk that no tier answered.
     fn exhausted<E>(self) -> ChainError<E> {
         let out_of_time = |last: &Attempt| last.outcome == AttemptOutcome::Skipped(SkipReason::Deadline);
@@ -189,8 +206,7 @@ impl<'a, B: Backend> Walker<'a, B> {
         let tier = self.tier(index);
         (self.walk.exclude)(tier).or_else(|| {
             let outgrown = self.outgrown?;
-            let sized = tier.capacity != Capacity::Any;
-            (sized && !tier.capacity.exceeds(outgrown))
+            (!tier.capacity.may_take_more_than(outgrown))
                 .then_some("it is not known to take a larger request than the tier that refused this one")
         })
     }

@@ -111,7 +111,7 @@ async fn when_the_slow_call_fails_its_hedge_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_by_either_ends_the_walk() {
+async fn a_refusal_by_either_of_two_backends_of_a_tier_ends_the_walk() {
     for (first, second) in [(Script::Hang, Script::Refuse), (Script::Slow(9000), Script::Refuse)] {
         let (one, other) = (guarded("a", first, 9), guarded("b", second, 9));
         let chain = chain_of(vec![hedging("one", vec![Arc::clone(&one), Arc::clone(&other)])]);
@@ -120,6 +120,77 @@ async fn a_refusal_by_either_ends_the_walk() {
         assert_eq!(outcomes(&attempts), [("a", CANCELLED), ("b", AttemptOutcome::Rejected)]);
         settled(&one, 1);
         settled(&other, 0);
+    }
+}
+
+const REJECTED: AttemptOutcome = AttemptOutcome::Rejected;
+const PASSED_OVER: AttemptOutcome = AttemptOutcome::Skipped(SkipReason::Request);
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_that_a_later_tier_refuses_costs_nobody_the_slow_answer() {
+    for script in [Script::Refuse, Script::TooLarge] {
+        let refusing = Tier { capacity: Capacity::UpTo(10), ..hedging("two", vec![guarded("b", script, 9)]) };
+        let chain = chain_of(vec![hedging("one", vec![slow("a", 800)]), refusing]);
+        let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+        assert_eq!((served.answer, served.tier), ("a", 0), "{script:?}");
+        assert_eq!(times(&served.attempts), [("b", REJECTED, true, 500, 0), ("a", SUCCESS, false, 0, 800)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_later_tier_refused_as_a_hedge_ends_the_walk_at_its_own_place() {
+    // The slow call fails and is asked again, then a message between the two: each has its turn before the refusal counts.
+    for script in [Script::Refuse, Script::TooLarge] {
+        let between = guarded("m", Script::Miss, 9);
+        let refusing = Tier { capacity: Capacity::UpTo(10), ..hedging("two", vec![guarded("b", script, 9)]) };
+        let never = guarded("c", Script::Answer, 9);
+        let chain = chain_of(vec![
+            hedging("one", vec![guarded("a", Script::Hang, 9)]),
+            Tier { takes_hedges: false, ..hedging("between", vec![Arc::clone(&between)]) },
+            refusing,
+            hedging("three", vec![Arc::clone(&never)]),
+        ]);
+        let error = chain.run(walk(ms(60_000)), play).await.unwrap_err();
+        let ChainError::Stopped { attempts, .. } = error else { panic!("{error:?}") };
+        let timeout = AttemptOutcome::Timeout;
+        assert_eq!(outcomes(&attempts), [("b", REJECTED), ("a", timeout), ("m", AttemptOutcome::Miss)]);
+        assert_eq!(never.calls.load(Ordering::Relaxed), 0);
+        assert_eq!(chain.stats().unanswered, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_hedge_goes_to_a_tier_that_is_known_to_take_less() {
+    let smaller = guarded("b", Script::Answer, 9);
+    let chain = chain_of(vec![
+        Tier { capacity: Capacity::UpTo(100), ..hedging("one", vec![slow("a", 800)]) },
+        Tier { capacity: Capacity::UpTo(10), ..hedging("two", vec![Arc::clone(&smaller)]) },
+        Tier { capacity: Capacity::UpTo(100), ..hedging("three", vec![slow("c", 100)]) },
+    ]);
+    assert_eq!(chain.run(walk(ms(60_000)), play).await.unwrap().answer, "c");
+    assert_eq!(smaller.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_too_large_for_the_slow_call_is_left_to_hedges_that_may_take_it() {
+    let too_large = |backend: Arc<Scripted>, _| async move {
+        tokio::time::sleep(ms(1000)).await;
+        if backend.name == "a" { Err(Failed(Script::TooLarge)) } else { Ok(backend.name) }
+    };
+    let cases = [
+        (Capacity::UpTo(9), vec![("a", REJECTED), ("b", SUCCESS)]),
+        // It might answer what it has cut down.
+        (Capacity::Unknown, vec![("b", CANCELLED), ("a", REJECTED), ("", PASSED_OVER), ("c", SUCCESS)]),
+        (Capacity::UpTo(8), vec![("b", CANCELLED), ("a", REJECTED), ("", PASSED_OVER), ("c", SUCCESS)]),
+    ];
+    for (capacity, expected) in cases {
+        let chain = chain_of(vec![
+            Tier { capacity: Capacity::UpTo(8), ..hedging("one", vec![slow("a", 0)]) },
+            Tier { capacity, hedge: None, ..hedging("two", vec![slow("b", 0)]) },
+            Tier { capacity: Capacity::UpTo(16), hedge: None, ..hedging("three", vec![slow("c", 0)]) },
+        ]);
+        let served = chain.run(walk(ms(60_000)), too_large).await.unwrap();
+        assert_eq!(outcomes(&served.attempts), expected, "{capacity:?}");
     }
 }
 

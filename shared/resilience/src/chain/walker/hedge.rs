@@ -7,7 +7,13 @@
 //!
 //! The call that ends the walk cancels the other one: that is dropped, its permit settles as cancelled, and its slot is
 //! free, before anything else happens. When one fails the other is waited for, and the walk goes on from there.
+//!
+//! A hedge changes when an answer comes, and never what it is. So what a later tier's hedge says against the request counts
+//! only when the walk comes to that tier: the call beside it was made in its own right, and may answer a request for which
+//! the later tier is too small, or which has a field that only that one does not know. And none is made at a tier known to
+//! take less: long requests are the slow ones, and servers exist that cut them down without a word.
 
+use std::cmp::Ordering;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +27,7 @@ use crate::bulkhead::Bulkhead;
 use crate::chain::attempt::{AttemptOutcome, ExtraCall};
 use crate::chain::guard::CallGuard;
 use crate::chain::tier::Backend;
-use crate::classify::CallError;
+use crate::classify::{CallError, Next};
 use crate::deadline::Deadline;
 
 impl<B: Backend> Walker<'_, B> {
@@ -57,15 +63,20 @@ impl<B: Backend> Walker<'_, B> {
         let (is_first, (guard, result)) = first_of(first.as_mut(), second.as_mut()).await;
         let (ended, pending) = if is_first { (one, other) } else { (other, one) };
         let waiting = if is_first { second } else { first };
-        if self.ends_the_walk(&ended, &result) {
+        if !self.is_of_use(pending.index(), ended.index(), &result) {
             drop(waiting);
-            self.cancelled(pending);
+            let words =
+                if result.is_ok() { "another attempt was faster" } else { "another attempt was refused" };
+            self.cancelled(pending, words);
             return self.judge(ended, guard, result);
         }
-        // It failed, so that this cannot be an end.
-        drop(self.judge(ended, guard, result));
+        let refusing = ended.index();
+        let refused = self.judge(ended, guard, result);
         let (guard, result) = waiting.await;
-        self.judge(pending, guard, result)
+        match (self.judge(pending, guard, result), refused) {
+            (None, Some(End::Stopped(error))) => Some(End::StoppedAt { tier: refusing, error }),
+            (end, _) => end,
+        }
     }
 
     /// Gets what a hedge of a call at this tier needs, if there is somebody to take it.
@@ -103,25 +114,45 @@ impl<B: Backend> Walker<'_, B> {
         {
             return Some((index, turn));
         }
-        let later = (index + 1..self.chain.tiers.len())
-            .find(|later| self.tier(*later).takes_hedges && self.ruled_out(*later).is_none())?;
+        let capacity = self.tier(index).capacity;
+        let later = (index + 1..self.chain.tiers.len()).find(|later| {
+            let tier = self.tier(*later);
+            tier.takes_hedges && !capacity.exceeds(tier.capacity) && self.ruled_out(*later).is_none()
+        })?;
         self.line(later).take_fresh(is_wanted).map(|turn| (later, turn))
     }
 
-    /// Whether the other of two calls is of no use any more.
-    fn ends_the_walk<A, E: CallError>(&self, ended: &Call<B>, result: &Result<A, Failed<E>>) -> bool {
-        match result {
-            Ok(_) => true,
-            Err(Failed::Error(error)) => self.stops(ended.index(), &error.verdict()),
-            Err(Failed::Late) => false,
+    /// Whether the other of two calls, at the tier `pending`, may still give the answer when one has ended so.
+    fn is_of_use<A, E: CallError>(
+        &self,
+        pending: usize,
+        ended: usize,
+        result: &Result<A, Failed<E>>,
+    ) -> bool {
+        let error = match result {
+            Ok(_) => return false,
+            Err(Failed::Late) => return true,
+            Err(Failed::Error(error)) => error,
+        };
+        match error.verdict().next {
+            Next::Backend | Next::Tier => true,
+            Next::Stop => pending < ended,
+            Next::Larger => {
+                let (outgrown, other) = (self.tier(ended).capacity, self.tier(pending).capacity);
+                match pending.cmp(&ended) {
+                    Ordering::Less => !other.is_within(outgrown),
+                    Ordering::Equal => false,
+                    Ordering::Greater => other.may_take_more_than(outgrown),
+                }
+            }
         }
     }
 
-    /// A call lost against the one that ended the walk.
-    fn cancelled(&mut self, call: Call<B>) {
+    /// A call was given up, because the other one had the last word.
+    fn cancelled(&mut self, call: Call<B>, words: &str) {
         let tier = call.index();
-        let words = "another attempt was faster".to_owned();
-        let took = self.log.end(call.into_begun(), AttemptOutcome::Cancelled, words.clone(), words);
+        let took =
+            self.log.end(call.into_begun(), AttemptOutcome::Cancelled, words.to_owned(), words.to_owned());
         self.chain.recorder.ended(tier, AttemptOutcome::Cancelled);
         self.observe(tier, took);
     }
