@@ -382,7 +382,7 @@ impl CircuitBreaker {
         reason = "what is being settled is known where it is called, and most of this falls away"
     )]
     fn settle(&self, word: Word, now: Option<Duration>, settlement: Settlement) {
-        let admitted = Admitted { generation: word.generation(), state: word.state() };
+        let admitted = admitted(word);
         let now = || now.unwrap_or_else(|| self.now());
         let mut guarded = self.inner.guarded.0.lock();
         guarded.rules.settle(now, admitted, settlement);
@@ -391,6 +391,12 @@ impl CircuitBreaker {
             drop(guarded);
             self.tell(&changes);
         }
+    }
+
+    /// A probe has its first chunk, after `took` where that was measured. Says whether it has passed.
+    fn pass(&self, word: Word, took: Option<Duration>) -> bool {
+        let now = self.now();
+        self.step(|rules| rules.pass(now, admitted(word), took))
     }
 
     fn step<T>(&self, step: impl FnOnce(&mut Rules) -> T) -> T {
@@ -471,6 +477,11 @@ impl Inner {
             shared.wake();
         }
     }
+}
+
+#[inline]
+fn admitted(word: Word) -> Admitted {
+    Admitted { generation: word.generation(), state: word.state(), has_passed: word.has_passed() }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the shape that publish takes")]

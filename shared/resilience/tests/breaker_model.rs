@@ -69,6 +69,7 @@ enum Step {
     Acquire,
     Settle { which: prop::sample::Index, outcome: Outcome, took: Option<u64>, retry_after: Option<u64> },
     Cancel(prop::sample::Index),
+    Pass(prop::sample::Index),
     Operate(u8),
     Tick,
 }
@@ -121,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (any::<prop::sample::Index>(), outcome, took, retry_after)
             .prop_map(|(which, outcome, took, retry_after)| Step::Settle { which, outcome, took, retry_after }),
         2 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+        3 => any::<prop::sample::Index>().prop_map(Step::Pass),
         1 => (0..24_u8).prop_map(Step::Operate),
         1 => Just(Step::Tick),
     ]
@@ -175,6 +177,15 @@ impl Pair {
                 let (permit, ticket) = self.out.swap_remove(which.index(self.out.len()));
                 drop(permit);
                 self.model.cancel(ticket);
+            }
+            Step::Pass(which) => {
+                if self.out.is_empty() {
+                    return Ok(());
+                }
+                let which = which.index(self.out.len());
+                let (permit, ticket) = &mut self.out[which];
+                permit.pass_probe();
+                self.model.pass(ticket);
             }
             Step::Operate(operation) => self.operate(*operation),
             Step::Tick => {

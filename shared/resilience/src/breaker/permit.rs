@@ -101,6 +101,22 @@ impl<B: Borrow<CircuitBreaker>> Permit<B> {
         }
     }
 
+    /// The first chunk of a stream has arrived, and if the call is a probe, that is enough for it to pass.
+    ///
+    /// Its slot no longer keeps others out: it counts as one of the probes that succeeded, and may close the breaker. But only
+    /// for the time being. If the stream then fails before any call has ended well in the closed state that followed, its
+    /// success becomes a failure, and where the probes would not have passed with that, the breaker opens again as if it had
+    /// never closed. Whatever its end is, it counts in that closed state like any other call's.
+    ///
+    /// For a permit that is no probe this is [`first_chunk`](Self::first_chunk). A second call changes nothing.
+    pub fn pass_probe(&mut self) {
+        self.first_chunk();
+        let is_probe = self.word.state() == State::HalfOpen && !self.word.has_passed();
+        if is_probe && self.breaker.borrow().pass(self.word, self.first_chunk) {
+            self.word = self.word.passed();
+        }
+    }
+
     /// The call succeeded. For a stream: its terminal chunk arrived.
     #[inline]
     pub fn success(self) {

@@ -13,7 +13,7 @@
 //! Each entry into a state starts a new generation and an empty window. An outcome counts only in the generation that
 //! admitted its call: a straggler from before the trip says nothing about the backend now, so it must neither close nor reopen
 //! a breaker. A cancelled probe gives its slot back in its own generation only, so that there are never more probes out than
-//! configured and none is ever lost.
+//! configured and none is ever lost. One exception has a file of its own: [`pass`].
 //!
 //! There are no timers. What a timer would have done in half-open happens at the next step, dated back to when it was due
 //! ([`Rules::catch_up`]), so that no timer can outlive the state that it was meant for.
@@ -28,6 +28,7 @@
 //! into CLOSED; a new open wait applies from the next opening.
 
 mod operate;
+mod pass;
 mod phase;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,8 @@ use phase::{Phase, Ramping, Share};
 pub(super) struct Admitted {
     pub(super) generation: u64,
     pub(super) state: State,
+    /// Whether it was a probe that has passed since; see [`pass`].
+    pub(super) has_passed: bool,
 }
 
 /// A call was not admitted: the state, and the rest of the wait where it is known.
@@ -94,6 +97,8 @@ pub(super) struct Rules {
     config: Arc<CircuitBreakerConfig>,
     /// Failures in a row.
     run: u32,
+    /// Whether no call has ended well since the probes passed.
+    is_on_trial: bool,
     /// The window of CLOSED and METRICS_ONLY. Half-open keeps its own counts.
     ring: Ring,
     /// Counted here and not in `totals`.
@@ -106,6 +111,8 @@ pub(super) struct Rules {
     openings_in_a_row: u32,
     /// Until when the backend asked to be left alone, as far as this generation heard.
     retry_at: Option<Duration>,
+    /// What the present closed state rests on. `None` where no probes began it.
+    verdict_passed: Option<pass::Verdict>,
     random: Arc<dyn Randomness>,
 }
 
@@ -114,6 +121,7 @@ impl Rules {
         Self {
             generation: 0,
             run: 0,
+            is_on_trial: false,
             ring: Ring::new(config.window()),
             successes: 0,
             changes: None,
@@ -122,6 +130,7 @@ impl Rules {
             openings: 0,
             openings_in_a_row: 0,
             retry_at: None,
+            verdict_passed: None,
             random,
             config,
         }
@@ -290,6 +299,10 @@ impl Rules {
         if admitted.state == State::HalfOpen && admitted.generation == self.generation {
             self.catch_up(now());
         }
+        if admitted.has_passed {
+            self.settle_passed(now, admitted, settlement);
+            return;
+        }
         if admitted.generation != self.generation {
             self.totals.late += 1;
             return;
@@ -301,10 +314,7 @@ impl Rules {
             }
             Settlement::Outcome { outcome: Outcome::Failure, took, retry_after } => {
                 self.totals.failure += 1;
-                if let Some(retry_after) = retry_after {
-                    let retry_at = now().saturating_add(retry_after);
-                    self.retry_at = self.retry_at.max(Some(retry_at));
-                }
+                self.asked_to_wait(&now, retry_after);
                 self.record(now, true, self.config.is_slow(took));
             }
             Settlement::Outcome { outcome: Outcome::Ignored, .. } => {
@@ -324,6 +334,12 @@ impl Rules {
         }
     }
 
+    fn asked_to_wait(&mut self, now: &impl Fn() -> Duration, retry_after: Option<Duration>) {
+        if let Some(retry_after) = retry_after {
+            self.retry_at = self.retry_at.max(Some(now().saturating_add(retry_after)));
+        }
+    }
+
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "see `CircuitBreaker::settle`")]
     fn record(&mut self, now: impl Fn() -> Duration, failed: bool, slow: bool) {
@@ -333,6 +349,7 @@ impl Rules {
         }
         self.ring.add(Class::new(failed, slow), &now);
         self.count_run(failed);
+        self.is_on_trial &= failed;
         if let Some(reason) = self.closed_verdict(failed) {
             self.open(now(), reason, None);
         }
@@ -370,16 +387,6 @@ impl Rules {
         self.config.breached(self.ring.sums(), self.config.minimum_calls())
     }
 
-    fn judge_probes(&mut self, now: impl Fn() -> Duration, counts: &WindowCounts, failed: bool) {
-        let enough = self.config.deciding_probes();
-        let bad = failed && (self.config.one_failed_probe_reopens() || self.config.run_is_over(self.run));
-        if bad || self.config.breached(counts.sums(), enough).is_some() {
-            self.open(now(), TripReason::ProbeFailed, None);
-        } else if counts.calls() >= u64::from(enough) {
-            self.close(now(), TripReason::ProbesPassed);
-        }
-    }
-
     /// A probe slot, if one is free.
     fn take_probe(&mut self, now: Duration) -> bool {
         match &mut self.phase {
@@ -407,7 +414,7 @@ impl Rules {
     }
 
     fn admitted(&self) -> Admitted {
-        Admitted { generation: self.generation, state: self.state() }
+        Admitted { generation: self.generation, state: self.state(), has_passed: false }
     }
 
     /// When the present half-open state will have lasted too long, as things stand.
@@ -453,9 +460,12 @@ impl Rules {
     #[cold]
     fn close(&mut self, now: Duration, reason: TripReason) {
         let ramp = self.config.ramp().map(|ramp| Ramping::new(ramp.clone(), now));
+        let verdict = self.verdict();
         self.run = 0;
         self.openings_in_a_row = 0;
         self.enter(now, Phase::Closed { ramp }, reason, None);
+        self.is_on_trial = verdict.is_some();
+        self.verdict_passed = verdict;
     }
 
     #[cold]
@@ -469,6 +479,8 @@ impl Rules {
         self.generation += 1;
         self.ring.clear();
         self.retry_at = None;
+        self.is_on_trial = false;
+        self.verdict_passed = None;
         let transition = Transition { from, to: self.state(), reason };
         let change = Change { transition, generation: self.generation, at, wait };
         match &mut self.changes {

@@ -48,6 +48,16 @@ impl WindowCounts {
         *self.of(class) += 1;
     }
 
+    /// What seemed a success was a failure: preferably a slow one, or one in time.
+    pub(super) fn turn_to_failure(&mut self, slow: bool) {
+        let slow = if *self.of(Class::new(false, slow)) > 0 { slow } else { !slow };
+        let success = self.of(Class::new(false, slow));
+        if let Some(fewer) = success.checked_sub(1) {
+            *success = fewer;
+            self.add(Class::new(true, slow));
+        }
+    }
+
     fn of(&mut self, class: Class) -> &mut u64 {
         match class {
             Class::Success => &mut self.success,

@@ -6,7 +6,7 @@ use super::state::State;
 /// Generation, state and two flags in 64 bits, so that one load decides about a call in CLOSED.
 ///
 /// Bits 0–2: the state. Bit 3: a permit is stamped with the time. Bit 4: a ramp, so that even CLOSED asks the rules.
-/// Bit 5: recording needs the time. From bit 8: the generation, of which 56 bits outlast any process.
+/// Bit 5: recording needs the time. Bit 6, in a permit's word only: it was a probe that has passed since. From bit 8: the generation, of which 56 bits outlast any process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
@@ -15,6 +15,7 @@ impl Word {
     const STAMPED: u64 = 1 << 3;
     const RAMPING: u64 = 1 << 4;
     const TIMED: u64 = 1 << 5;
+    const PASSED: u64 = 1 << 6;
     const GENERATION_SHIFT: u32 = 8;
 
     pub(super) fn of(rules: &Rules) -> Self {
@@ -68,6 +69,16 @@ impl Word {
     #[inline]
     pub(super) fn needs_time(self) -> bool {
         self.0 & (Self::STAMPED | Self::TIMED) != 0
+    }
+
+    /// The word of a probe that has passed before its call has ended.
+    pub(super) fn passed(self) -> Self {
+        Self(self.0 | Self::PASSED)
+    }
+
+    #[inline]
+    pub(super) fn has_passed(self) -> bool {
+        self.0 & Self::PASSED != 0
     }
 
     /// Whether recording the outcome needs the time, because the window goes by it.

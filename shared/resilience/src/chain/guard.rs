@@ -27,26 +27,16 @@ impl CallGuard {
         Self { permit, slot, budget }
     }
 
-    /// The answer has begun: its first item is there.
-    ///
-    /// A stream's probe has passed with that. The stream may go on for minutes, and holding the breaker half-open all that
-    /// time would keep everybody else from a backend that is well; so the probe is settled, and the stream goes on with a
-    /// permit like any other, if the breaker gives one.
+    /// The answer has begun: its first item is there. A stream's probe passes with that, for the time being: see
+    /// [`Permit::pass_probe`].
     pub(super) fn begun(&mut self, streaming: bool) {
         if let Some(slot) = &mut self.slot {
             slot.answered(if streaming { Measured::FirstItem } else { Measured::Whole });
         }
-        let Some(mut permit) = self.permit.take() else { return };
-        permit.first_chunk();
-        if !streaming || permit.state() != State::HalfOpen {
-            self.permit = Some(permit);
-            return;
-        }
-        let breaker = permit.breaker().clone();
-        permit.success();
-        self.permit = breaker.acquire().ok();
-        if let Some(permit) = &mut self.permit {
-            permit.first_chunk();
+        match &mut self.permit {
+            Some(permit) if streaming => permit.pass_probe(),
+            Some(permit) => permit.first_chunk(),
+            None => {}
         }
     }
 

@@ -350,13 +350,16 @@ async fn skips_are_counted_by_reason_and_answers_by_share() {
     assert_eq!((stats.share(0), stats.share(1), stats.share(2)), (Some(0.0), Some(1.0), None));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_streams_probe_has_passed_with_its_first_content() {
-    let clock = ManualClock::new();
-    let config = CircuitBreakerConfig::consecutive_failures(1, ms(30_000)).unwrap();
-    let breaker = CircuitBreaker::new("a", config, Arc::new(clock.clone()));
-    breaker.acquire().unwrap().failure();
-    clock.advance(ms(30_000));
+/// A chain of one backend whose breaker is due for so many probes, and opens after three failures in a row.
+fn recovering(probes: u32) -> (FallbackChain<Scripted>, CircuitBreaker, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::new());
+    let config = CircuitBreakerConfig::consecutive_failures(3, ms(2000)).unwrap();
+    let config = config.with_half_open_calls(probes).unwrap();
+    let breaker = CircuitBreaker::new("a", config, clock.clone());
+    for _ in 0..3 {
+        breaker.acquire().unwrap().failure();
+    }
+    clock.advance(ms(2000));
     let backend = Arc::new(Scripted {
         name: "a",
         breaker: Some(breaker.clone()),
@@ -364,12 +367,49 @@ async fn a_streams_probe_has_passed_with_its_first_content() {
         calls: AtomicU32::new(0),
         rest: Rest::new(),
     });
-    let chain = FallbackChain::new(vec![tier("one", vec![backend])]);
-    let mut served = chain.open(Walk { streaming: true, ..walk(ms(1000)) }, play).await.unwrap();
-    assert_eq!(served.attempts[0].breaker_state, Some(State::HalfOpen));
+    (FallbackChain::new(vec![tier("one", vec![backend])]), breaker, clock)
+}
+
+/// Opens a stream of such a chain.
+async fn stream(chain: &FallbackChain<Scripted>) -> CallGuard {
+    chain.open(Walk { streaming: true, ..walk(ms(1000)) }, play).await.unwrap().guard.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streams_probe_has_passed_with_its_first_content() {
+    let (chain, breaker, _) = recovering(1);
+    let probe = stream(&chain).await;
+    assert_eq!((breaker.state(), probe.state()), (State::Closed, Some(State::HalfOpen)));
+    stream(&chain).await.success();
+    probe.failure();
+    assert_eq!(breaker.state(), State::Closed, "other streams end well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_cuts_every_stream_costs_one_stream_for_each_wait() {
+    let (chain, breaker, clock) = recovering(1);
+    for _ in 0..5 {
+        let probe = stream(&chain).await;
+        assert_eq!(breaker.state(), State::Closed);
+        probe.failure();
+        assert_eq!(breaker.state(), State::Open);
+        clock.advance(ms(2000));
+    }
+    assert_eq!(breaker.snapshot().consecutive_openings, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_stream_holds_one_probe_slot_no_longer_than_to_its_first_content() {
+    let (chain, breaker, clock) = recovering(2);
+    let long = stream(&chain).await;
+    assert_eq!(breaker.state(), State::HalfOpen, "one of two");
+    clock.advance(ms(10_000));
+    let other = stream(&chain).await;
     assert_eq!(breaker.state(), State::Closed);
-    served.guard.take().unwrap().failure();
-    assert_eq!(breaker.state(), State::Open);
+    long.success();
+    other.success();
+    let totals = breaker.snapshot().totals;
+    assert_eq!((totals.success, totals.late, totals.cancelled), (2, 0, 0), "each has settled once");
 }
 
 #[tokio::test(start_paused = true)]

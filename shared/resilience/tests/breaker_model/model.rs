@@ -54,6 +54,19 @@ struct Call {
 pub(crate) struct Ticket {
     generation: u64,
     started: u64,
+    is_probe: bool,
+    has_passed: bool,
+    /// What the first chunk took.
+    first_chunk: Option<u64>,
+}
+
+/// What the probes said that closed the breaker.
+#[derive(Debug)]
+struct Verdict {
+    generation: u64,
+    calls: VecDeque<Call>,
+    run: u32,
+    in_a_row: u32,
 }
 
 #[derive(Debug)]
@@ -71,6 +84,8 @@ pub(crate) struct Model {
     half_open_since: u64,
     pub(crate) permits: u32,
     retry_at: u64,
+    verdict: Option<Verdict>,
+    on_trial: bool,
 }
 
 impl Model {
@@ -89,6 +104,8 @@ impl Model {
             half_open_since: 0,
             permits: 0,
             retry_at: 0,
+            verdict: None,
+            on_trial: false,
         }
     }
 
@@ -114,6 +131,16 @@ impl Model {
             }
         }
         self.retry_at = 0;
+        self.verdict = None;
+        self.on_trial = false;
+    }
+
+    fn close(&mut self, at: u64) {
+        let (generation, run, in_a_row) = (self.generation, self.run, self.in_a_row);
+        let verdict = Verdict { generation, calls: self.calls.clone(), run, in_a_row };
+        self.enter(State::Closed, at);
+        self.verdict = Some(verdict);
+        self.on_trial = true;
     }
 
     fn lapse(&mut self) {
@@ -122,8 +149,10 @@ impl Model {
         {
             // The wait is counted from the nanosecond after, which milliseconds do not see.
             let at = self.half_open_since + self.settings.half_open_max.unwrap_or_default();
-            self.enter(if self.settings.half_open_closes { State::Closed } else { State::Open }, at);
-            if self.state == State::Open {
+            if self.settings.half_open_closes {
+                self.close(at);
+            } else {
+                self.enter(State::Open, at);
                 // One nanosecond late is one millisecond late for a clock that counts whole ones.
                 self.until += 1;
             }
@@ -162,7 +191,87 @@ impl Model {
             }
             self.permits += 1;
         }
-        Ok(Ticket { generation: self.generation, started: self.now })
+        let is_probe = self.state == State::HalfOpen;
+        let (generation, started) = (self.generation, self.now);
+        Ok(Ticket { generation, started, is_probe, has_passed: false, first_chunk: None })
+    }
+
+    fn is_slow(&self, took: u64) -> bool {
+        self.settings.slow.is_some_and(|(after, _)| took > after)
+    }
+
+    pub(crate) fn pass(&mut self, ticket: &mut Ticket) {
+        let took = *ticket.first_chunk.get_or_insert(self.now - ticket.started);
+        if !ticket.is_probe || ticket.has_passed || ticket.generation != self.generation {
+            return;
+        }
+        self.lapse();
+        if ticket.generation == self.generation {
+            ticket.has_passed = true;
+            self.calls.push_back(Call { at: self.now, failed: false, slow: self.is_slow(took) });
+            self.decide(false);
+        }
+    }
+
+    fn settle_passed(&mut self, ticket: Ticket, outcome: Outcome, slow: bool, retry_after: Option<u64>) {
+        if ticket.generation == self.generation {
+            self.lapse();
+        }
+        let here = ticket.generation == self.generation;
+        if !here && self.verdict.as_ref().is_none_or(|verdict| verdict.generation != ticket.generation) {
+            self.totals.late += 1;
+            return;
+        }
+        match outcome {
+            Outcome::Ignored => self.totals.ignored += 1,
+            Outcome::Success => {
+                self.totals.success += 1;
+                if here {
+                    self.run = 0;
+                } else {
+                    self.record(false, slow);
+                }
+            }
+            Outcome::Failure => {
+                self.totals.failure += 1;
+                self.retry_at = self.retry_at.max(retry_after.map_or(0, |after| self.now + after));
+                if here {
+                    turn(&mut self.calls, slow);
+                    self.run += 1;
+                    self.decide(true);
+                } else if !self.is_convicted(slow) {
+                    self.record(true, slow);
+                }
+            }
+        }
+    }
+
+    /// Whether the probes that closed it would not have, had they known of one more failure.
+    fn is_convicted(&mut self, slow: bool) -> bool {
+        let Some(mut verdict) = self.verdict.take_if(|_| self.on_trial) else { return false };
+        turn(&mut verdict.calls, slow);
+        verdict.run += 1;
+        if !self.have_failed(&verdict.calls, verdict.run, true) {
+            self.verdict = Some(verdict);
+            return false;
+        }
+        (self.run, self.in_a_row) = (verdict.run, verdict.in_a_row);
+        self.enter(State::Open, self.now);
+        true
+    }
+
+    fn have_failed(&self, calls: &VecDeque<Call>, run: u32, failed: bool) -> bool {
+        let strict = self.settings.failure_rate.is_none() && self.settings.consecutive.is_some();
+        let long_run = self.settings.consecutive.is_some_and(|limit| run >= limit);
+        (failed && (strict || long_run)) || self.is_over(calls, self.settings.deciding_probes())
+    }
+
+    fn decide(&mut self, failed: bool) {
+        if self.have_failed(&self.calls, self.run, failed) {
+            self.enter(State::Open, self.now);
+        } else if self.calls.len() >= self.settings.deciding_probes() {
+            self.close(self.now);
+        }
     }
 
     /// A late permit does not make the time pass: only the permits of the present generation look at the clock.
@@ -184,11 +293,15 @@ impl Model {
         took: Option<u64>,
         retry_after: Option<u64>,
     ) {
+        let took = took.or(ticket.first_chunk).unwrap_or(self.now - ticket.started);
+        let slow = self.is_slow(took);
+        if ticket.has_passed {
+            self.settle_passed(ticket, outcome, slow, retry_after);
+            return;
+        }
         if self.is_late(ticket) {
             return;
         }
-        let took = took.unwrap_or(self.now - ticket.started);
-        let slow = self.settings.slow.is_some_and(|(after, _)| took > after);
         match outcome {
             Outcome::Ignored => {
                 self.totals.ignored += 1;
@@ -207,6 +320,10 @@ impl Model {
     }
 
     pub(crate) fn cancel(&mut self, ticket: Ticket) {
+        if ticket.first_chunk.is_some() {
+            self.settle(ticket, Outcome::Success, None, None);
+            return;
+        }
         if self.is_late(ticket) {
             return;
         }
@@ -235,28 +352,20 @@ impl Model {
         self.run = if failed { self.run + 1 } else { 0 };
         let long_run = failed && self.settings.consecutive.is_some_and(|limit| self.run >= limit);
         match self.state {
-            State::Closed if long_run || self.is_over(self.settings.minimum()) => {
+            State::Closed if long_run || self.is_over(&self.calls, self.settings.minimum()) => {
                 self.enter(State::Open, self.now);
             }
-            State::HalfOpen => {
-                let enough = self.settings.deciding_probes();
-                let strict = self.settings.failure_rate.is_none() && self.settings.consecutive.is_some();
-                if long_run || (failed && strict) || self.is_over(enough) {
-                    self.enter(State::Open, self.now);
-                } else if self.calls.len() >= enough {
-                    self.enter(State::Closed, self.now);
-                }
-            }
+            State::Closed if !failed => self.on_trial = false,
+            State::HalfOpen => self.decide(failed),
             State::Closed | State::Open | State::ForcedOpen | State::Disabled | State::MetricsOnly => {}
         }
     }
 
-    fn is_over(&self, minimum: usize) -> bool {
-        let calls = self.calls.len();
-        let share = |part: usize, percent: u32| part * 100 >= percent as usize * calls;
-        let failed = self.calls.iter().filter(|call| call.failed).count();
-        let slow = self.calls.iter().filter(|call| call.slow).count();
-        calls >= minimum
+    fn is_over(&self, calls: &VecDeque<Call>, minimum: usize) -> bool {
+        let share = |part: usize, percent: u32| part * 100 >= percent as usize * calls.len();
+        let failed = calls.iter().filter(|call| call.failed).count();
+        let slow = calls.iter().filter(|call| call.slow).count();
+        calls.len() >= minimum
             && (self.settings.failure_rate.is_some_and(|percent| share(failed, percent))
                 || self.settings.slow.is_some_and(|(_, percent)| share(slow, percent)))
     }
@@ -291,5 +400,14 @@ impl Model {
 
     pub(crate) fn next_probe_in(&self) -> Option<Duration> {
         (self.state == State::Open).then(|| Duration::from_millis(self.until.saturating_sub(self.now)))
+    }
+}
+
+/// A success, preferably of this slowness, becomes a failure.
+fn turn(calls: &mut VecDeque<Call>, slow: bool) {
+    let alike = calls.iter().position(|call| !call.failed && call.slow == slow);
+    let index = alike.or_else(|| calls.iter().position(|call| !call.failed));
+    if let Some(call) = index.and_then(|index| calls.get_mut(index)) {
+        call.failed = true;
     }
 }
