@@ -257,6 +257,28 @@ async fn a_tier_that_cannot_answer_in_what_is_left_is_passed_over_unharmed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_time_is_short_the_first_tier_has_what_a_call_needs_before_a_later_one_does() {
+    let tiers = |first| {
+        let message = Tier { reserve: ms(10), ..Tier::new("message", vec![backend("m", Script::Answer)]) };
+        let (one, two) = (backend("a", first), backend("b", Script::Answer));
+        FallbackChain::new(vec![tier("one", vec![one]), tier("two", vec![two]), Arc::new(message)])
+    };
+    for timeout in [110, 190, 210] {
+        let served = tiers(Script::Slow(90)).run(walk(ms(timeout)), play).await.unwrap();
+        assert_eq!((served.answer, served.attempts.len()), ("a", 1), "{timeout}");
+    }
+    // The last answer keeps its time.
+    let served = tiers(Script::Hang).run(walk(ms(110)), play).await.unwrap();
+    let skipped = AttemptOutcome::Skipped(SkipReason::Deadline);
+    let expected = [("a", AttemptOutcome::Timeout), ("b", skipped), ("m", AttemptOutcome::Success)];
+    assert_eq!(outcomes(&served.attempts), expected);
+    assert_eq!(served.attempts[1].detail, "10ms left, 110ms needed");
+    let served = tiers(Script::Answer).run(walk(ms(109)), play).await.unwrap();
+    assert_eq!(outcomes(&served.attempts), [("a", skipped), ("b", skipped), ("m", AttemptOutcome::Success)]);
+    assert_eq!(served.attempts[0].detail, "109ms left, 110ms needed", "what is really left");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_called_after_the_deadline() {
     let late = backend("a", Script::Answer);
     let chain = FallbackChain::new(vec![Arc::new(Tier::new("one", vec![Arc::clone(&late)]))]);

@@ -222,11 +222,28 @@ impl<'a, B: Backend> Walker<'a, B> {
         self.line(index).clear();
     }
 
-    /// What this and earlier tiers leave to later ones.
+    /// The tiers after this one that the request does not rule out.
+    fn later(&self, index: usize) -> impl Iterator<Item = &'a Tier<B>> {
+        let (tiers, exclude) = (&self.chain.tiers[index + 1..], self.walk.exclude);
+        tiers.iter().map(|later| &**later).filter(move |later| exclude(later).is_none())
+    }
+
+    /// What this and earlier tiers leave to later ones. Never less than a call is worth while there is enough for one.
     fn allotted(&self, index: usize) -> Deadline {
-        let later = self.chain.tiers[index + 1..].iter();
-        let later = later.filter(|later| (self.walk.exclude)(later).is_none());
-        self.walk.deadline.share(None, later.map(|later| later.reserve).sum())
+        let deadline = self.walk.deadline;
+        let share = deadline.share(None, self.later(index).map(|later| later.reserve).sum());
+        if deadline.remaining() < self.needed(index) {
+            return share;
+        }
+        share.max(Deadline::after(self.tier(index).minimum)).min(deadline)
+    }
+
+    /// What must be left for a call at a tier: its minimum, and the time of the last answer, which takes next to none.
+    fn needed(&self, index: usize) -> Duration {
+        let minimum = self.tier(index).minimum;
+        let undemanding = self.later(index).filter(|later| later.minimum.is_zero());
+        let kept = undemanding.map(|later| later.reserve).min().unwrap_or_default();
+        minimum + kept.min(minimum)
     }
 
     /// Tells a tier's hedge how long a call took, or what it is known to have taken at least.

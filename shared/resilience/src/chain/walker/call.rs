@@ -122,7 +122,7 @@ impl<B: Backend> Walker<'_, B> {
         let limit = self.tier(index).limit(self.walk.streaming);
         let allotted = self.allotted(index);
         let given = turn.again.as_ref().and_then(|again| again.deadline);
-        if self.is_too_late(index, &turn, given.unwrap_or_else(|| allotted.within(limit))) {
+        if self.is_too_late(index, &turn, given) {
             self.leave(index);
             return None;
         }
@@ -171,11 +171,17 @@ impl<B: Backend> Walker<'_, B> {
         (call, CallGuard::new(permit, slot, self.chain.budget.clone()))
     }
 
-    fn is_too_late(&mut self, index: usize, turn: &Turn<B>, deadline: Deadline) -> bool {
-        let (left, minimum) = (deadline.remaining(), self.tier(index).minimum);
-        let late = left.is_zero() || left < minimum;
+    fn is_too_late(&mut self, index: usize, turn: &Turn<B>, given: Option<Deadline>) -> bool {
+        let minimum = self.tier(index).minimum;
+        let (left, needed) = match given {
+            Some(given) => (given.remaining(), minimum),
+            None => (self.walk.deadline.remaining(), self.needed(index)),
+        };
+        let limit = self.tier(index).limit(self.walk.streaming).filter(|limit| *limit < minimum);
+        let left = limit.map_or(left, |limit| left.min(limit));
+        let late = left.is_zero() || left < needed;
         if late {
-            let detail = format!("{left:.0?} left, {minimum:.0?} needed");
+            let detail = format!("{left:.0?} left, {needed:.0?} needed");
             self.skip(index, turn, None, SkipReason::Deadline, detail);
         }
         late
