@@ -81,7 +81,7 @@ pub enum ChainError<E> {
         /// `None` when no backend said when to come back.
         retry_after: Option<Duration>,
     },
-    /// The deadline passed, or left too little for the tiers that had not been tried.
+    /// The deadline passed, or left a tier too little: for a call, or for one that could have been expected to answer.
     #[error("the deadline passed")]
     DeadlineExceeded {
         /// Every attempt.

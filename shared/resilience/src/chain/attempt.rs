@@ -155,9 +155,9 @@ impl AttemptLog {
         Self { started, attempts, earlier }
     }
 
-    /// The last attempt of this walk.
-    pub(super) fn last(&self) -> Option<&Attempt> {
-        self.attempts[self.earlier..].last()
+    /// The attempts of this walk so far.
+    pub(super) fn own(&self) -> &[Attempt] {
+        &self.attempts[self.earlier..]
     }
 
     pub(super) fn begin(

@@ -279,6 +279,32 @@ async fn where_time_is_short_the_first_tier_has_what_a_call_needs_before_a_later
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_that_left_a_tier_too_little_is_named_whatever_came_after_it() {
+    let cache = |script| Arc::new(Tier { reserve: ms(60), ..Tier::new("cache", vec![backend("c", script)]) });
+    let message = || tier("message", vec![backend("m", Script::Answer)]);
+    let exclude = |tier: &Tier<Scripted>| (*tier.name == *"message").then_some("not wanted");
+    for timeout in [300, 160, 90] {
+        let chain = FallbackChain::new(vec![
+            tier("one", vec![backend("a", Script::Hang)]),
+            tier("two", vec![backend("b", Script::Answer)]),
+            cache(Script::Miss),
+            message(),
+        ]);
+        let only_short = Walk { exclude: &exclude, ..walk(ms(timeout)) };
+        let slow = |backend: Arc<Scripted>, deadline| async move {
+            tokio::time::sleep(ms(if backend.name == "b" { 9000 } else { 0 })).await;
+            play(backend, deadline).await
+        };
+        let error = chain.run(only_short, slow).await.unwrap_err();
+        assert!(matches!(error, ChainError::DeadlineExceeded { .. }), "{timeout}: {error:?}");
+    }
+    // All of a tier's own time is enough: it has had its chance.
+    let chain = FallbackChain::new(vec![tier("one", vec![backend("a", Script::Hang)]), cache(Script::Fail)]);
+    let error = chain.run(walk(ms(60_000)), play).await.unwrap_err();
+    assert!(matches!(error, ChainError::Exhausted { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_called_after_the_deadline() {
     let late = backend("a", Script::Answer);
     let chain = FallbackChain::new(vec![Arc::new(Tier::new("one", vec![Arc::clone(&late)]))]);

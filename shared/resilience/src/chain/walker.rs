@@ -50,6 +50,8 @@ pub(super) struct Walker<'a, B> {
     lines: Vec<Option<Line<B>>>,
     /// What the request was too large for.
     outgrown: Option<Capacity>,
+    /// Whether a call was given less than would have told something about its backend.
+    hurried: bool,
 }
 
 impl<'a, B: Backend> Walker<'a, B> {
@@ -57,7 +59,7 @@ impl<'a, B: Backend> Walker<'a, B> {
     pub(super) fn new(chain: &'a FallbackChain<B>, walk: &'a Walk<'a, B>, attempts: Vec<Attempt>) -> Self {
         let lines = chain.tiers.iter().map(|_| None).collect();
         let log = AttemptLog::new(walk.started, attempts);
-        Self { chain, walk, log, retry_after: None, lines, outgrown: None }
+        Self { chain, walk, log, retry_after: None, lines, outgrown: None, hurried: false }
     }
 
     /// Walks until a backend answers, or none is left to ask.
@@ -139,6 +141,7 @@ impl<'a, B: Backend> Walker<'a, B> {
             Err(failed) => failed,
         };
         let verdict = failed.verdict(&call);
+        self.hurried |= matches!(failed, Failed::Late) && call.is_hurried();
         guard.settle(verdict);
         let (detail, cause) = failed.words(&call, streaming);
         self.wants_rest(verdict.retry_after);
@@ -188,8 +191,9 @@ impl<'a, B: Backend> Walker<'a, B> {
 
     /// The end of a walk that no tier answered.
     fn exhausted<E>(self) -> ChainError<E> {
-        let out_of_time = |last: &Attempt| last.outcome == AttemptOutcome::Skipped(SkipReason::Deadline);
-        let late = self.log.last().is_some_and(out_of_time) || self.walk.deadline.has_passed();
+        let too_late = AttemptOutcome::Skipped(SkipReason::Deadline);
+        let passed_over = self.log.own().iter().any(|attempt| attempt.outcome == too_late);
+        let late = passed_over || self.hurried || self.walk.deadline.has_passed();
         let attempts = self.log.into_attempts();
         if late {
             return ChainError::DeadlineExceeded { attempts };

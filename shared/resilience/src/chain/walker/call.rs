@@ -59,7 +59,7 @@ impl<B> Call<B> {
 
     /// Whether the client left so little time that a timeout says nothing about the backend. A retry's time is short
     /// because of the backend's own failure.
-    fn is_hurried(&self) -> bool {
+    pub(super) fn is_hurried(&self) -> bool {
         self.retry == 0 && self.left < self.limit.unwrap_or_default() / 2
     }
 }
