@@ -143,7 +143,8 @@ pub struct Walk<'a, B> {
     pub exclude: &'a (dyn Fn(&Tier<B>) -> Option<&'static str> + Send + Sync),
     /// The rule by which it rules out single backends of the other tiers, with the reason in words.
     pub skip_backend: &'a (dyn Fn(&B) -> Option<&'static str> + Send + Sync),
-    /// The name of the tier that is asked before all others, and at its own place again when it has no answer then.
+    /// The name of the tier that is asked before all others, and at its own place again when it has no answer then. One that
+    /// fails is not.
     pub first: Option<&'a str>,
     /// What an earlier walk for the same request has done: this walk's record goes on from there. It is not counted
     /// again in the chain's statistics.

@@ -90,8 +90,7 @@ impl<'a, B: Backend> Walker<'a, B> {
                     Some(End::StoppedAt { tier, error }) => refused = Some((tier, error)),
                 }
             }
-            if first == Some(index) {
-                // At its own place it is asked as if for the first time.
+            if first == Some(index) && self.is_worth_asking_again() {
                 self.lines[index] = None;
             }
         }
@@ -104,6 +103,15 @@ impl<'a, B: Backend> Walker<'a, B> {
         let name = self.walk.first?;
         let index = self.chain.tiers.iter().position(|tier| *tier.name == *name)?;
         (index > 0 && self.ruled_out(index).is_none()).then_some(index)
+    }
+
+    /// Whether the tier that was asked before all others is asked at its own place again, as if for the first time: unless it
+    /// has just failed, which would cost the same time twice.
+    fn is_worth_asking_again(&self) -> bool {
+        self.log
+            .own()
+            .last()
+            .is_none_or(|last| matches!(last.outcome, AttemptOutcome::Miss | AttemptOutcome::Skipped(_)))
     }
 
     /// Lets a backend have its turn.
