@@ -78,7 +78,7 @@ pub enum ChainError<E> {
         /// Every attempt.
         attempts: Vec<Attempt>,
         /// When the first of the open breakers admits a probe, or the first overloaded backend wants to be asked again.
-        /// `None` when no backend said when to come back.
+        /// Of what a backend asks for, at most [`Rest::LONGEST`]. `None` when no backend said when to come back.
         retry_after: Option<Duration>,
     },
     /// The deadline passed, or left a tier too little: for a call, or for one that could have been expected to answer.

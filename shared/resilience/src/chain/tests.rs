@@ -379,6 +379,17 @@ async fn an_overloaded_backend_says_when_to_come_back_and_keeps_its_breaker_clos
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_is_told_to_come_back_in_a_year_because_a_backend_said_so() {
+    let absurd = backend("a", Script::Busy(u64::MAX));
+    let chain = FallbackChain::new(vec![tier("one", vec![absurd])]);
+    for _ in 0..2 {
+        let error = chain.run(walk(ms(1000)), play).await.unwrap_err();
+        let ChainError::Exhausted { retry_after, .. } = error else { panic!("{error:?}") };
+        assert_eq!(retry_after, Some(Rest::LONGEST));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn skips_are_counted_by_reason_and_answers_by_share() {
     let chain = FallbackChain::new(vec![
         tier("one", vec![backend("a", Script::Fail)]),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::attempt::{AttemptLog, AttemptOutcome, SkipReason};
 use super::guard::CallGuard;
+use super::rest::Rest;
 use super::tier::{Backend, Capacity, Tier, Walk};
 use super::{Attempt, ChainError, FallbackChain, Served};
 use crate::breaker::State;
@@ -152,7 +153,7 @@ impl<'a, B: Backend> Walker<'a, B> {
         self.hurried |= matches!(failed, Failed::Late) && call.is_hurried();
         guard.settle(verdict);
         let (detail, cause) = failed.words(&call, streaming);
-        self.wants_rest(verdict.retry_after);
+        self.wants_rest(verdict.retry_after.map(|wait| wait.min(Rest::LONGEST)));
         if let (Some(rest), Some(wait)) = (call.backend().rest(), verdict.retry_after) {
             rest.begin(wait);
         }
