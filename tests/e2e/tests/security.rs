@@ -118,6 +118,16 @@ async fn the_http_port_asks_for_the_same() {
     assert_eq!(ask(Some(&viewer.text)).await.0, 403);
     let models = format!("{}/v1/models", suite.gateway.url("http"));
     assert_eq!(http().get(&models).send().await.unwrap().status(), 401);
+    // A method that another one stands for needs what that needs.
+    let breakers = format!("{}/circuit-breakers", suite.gateway.url("http"));
+    for (url, key, status) in
+        [(&models, &good, 200), (&models, &viewer, 403), (&breakers, &viewer, 200), (&breakers, &good, 403)]
+    {
+        for method in [reqwest::Method::GET, reqwest::Method::HEAD] {
+            let asked = http().request(method.clone(), url).bearer_auth(&key.text).send().await.unwrap();
+            assert_eq!(asked.status(), status, "{method} {url}");
+        }
+    }
     assert_eq!(http().get(&models).header("x-api-key", &good.text).send().await.unwrap().status(), 200);
 }
 

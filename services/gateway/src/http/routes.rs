@@ -11,7 +11,7 @@ use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use resilience::Deadline;
@@ -46,9 +46,10 @@ const CLIENT_TIMEOUTS: [&str; 2] = ["x-stainless-read-timeout", "x-stainless-tim
 const MOST_PAGES: usize = 100;
 const PAGE: u32 = 1000;
 
-/// The name of a request's route.
+/// The name of a request's route. HEAD asks for what GET does, and is answered without the body.
 pub(super) fn name(method: &Method, path: &str) -> &'static str {
     let model = path.strip_prefix("/v1/models/").is_some_and(|model| !model.is_empty());
+    let method = if method == Method::HEAD { &Method::GET } else { method };
     match path {
         CHAT if method == Method::POST => NAMES[0],
         MODELS if method == Method::GET => NAMES[1],
@@ -69,10 +70,12 @@ struct Api {
 /// Answers plain HTTP by itself and leaves everything else to the services of gRPC, which gRPC-Web comes to.
 ///
 /// What a request may do is decided by its route when it has one, and else by its path. So a request with a route must not
-/// come to a method by its path.
+/// come to a method by its path, and one without a name not to a handler.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpRoutes {
     router: Router,
+    /// Has the same paths, and refuses whatever comes.
+    refusing: Router,
 }
 
 impl HttpRoutes {
@@ -85,7 +88,9 @@ impl HttpRoutes {
             .route(BREAKERS, get(circuit_breakers).fallback(method_not_allowed))
             .fallback(path_not_found)
             .with_state(Api { inference, breakers, limits });
-        Self { router }
+        let refusing = [CHAT, MODELS, MODEL, BREAKERS].into_iter();
+        let refusing = refusing.fold(Router::new(), |all, path| all.route(path, any(method_not_allowed)));
+        Self { router, refusing: refusing.fallback(path_not_found) }
     }
 }
 
@@ -93,7 +98,7 @@ impl<S> Layer<S> for HttpRoutes {
     type Service = Routed<S>;
 
     fn layer(&self, grpc: S) -> Routed<S> {
-        Routed { http: self.router.clone(), grpc }
+        Routed { http: self.router.clone(), refusing: self.refusing.clone(), grpc }
     }
 }
 
@@ -101,6 +106,7 @@ impl<S> Layer<S> for HttpRoutes {
 #[derive(Debug, Clone)]
 pub(crate) struct Routed<S> {
     http: Router,
+    refusing: Router,
     grpc: S,
 }
 
@@ -119,10 +125,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if request.extensions().get::<HttpRoute>().is_none() {
-            return Box::pin(self.grpc.call(request));
-        }
-        let answer = self.http.call(request);
+        let answer = match request.extensions().get() {
+            None => return Box::pin(self.grpc.call(request)),
+            Some(HttpRoute(OTHER)) => self.refusing.call(request),
+            Some(HttpRoute(_)) => self.http.call(request),
+        };
         Box::pin(async move { Ok(answer.await?.map(Body::new)) })
     }
 }
@@ -291,6 +298,9 @@ mod tests {
             let path = path.replace("{model}", "some/model");
             assert_eq!(name(&method.parse().unwrap(), &path), name_of);
             assert_eq!(name(&Method::PUT, &path), OTHER);
+            // Where the names differ, what is asked for and what is done would.
+            let head = if method == "GET" { name_of } else { OTHER };
+            assert_eq!(name(&Method::HEAD, &path), head);
         }
         for path in ["/", "/v1/models/", "/v1/chat/completions/", "/v1/embeddings"] {
             assert_eq!(name(&Method::GET, path), OTHER, "{path}");
