@@ -12,6 +12,7 @@
 
 mod caller;
 mod callers;
+mod estimate;
 mod metered;
 mod metrics;
 mod per_caller;

@@ -33,6 +33,24 @@ fn number(value: f64) -> serde_json::Value {
     Number::from_f64(value).map_or(serde_json::Value::Null, Into::into)
 }
 
+/// About how many bytes an object has as JSON.
+pub fn json_size(value: &Struct) -> usize {
+    let fields = value.fields.iter().map(|(name, value)| name.len() + SIGNS + value_size(value));
+    fields.sum::<usize>() + SIGNS
+}
+
+/// Bytes that a number, a word, or the signs around a value have.
+const SIGNS: usize = 4;
+
+fn value_size(value: &Value) -> usize {
+    match &value.kind {
+        None | Some(Kind::NullValue(_) | Kind::BoolValue(_) | Kind::NumberValue(_)) => SIGNS,
+        Some(Kind::StringValue(text)) => text.len() + SIGNS,
+        Some(Kind::ListValue(list)) => list.values.iter().map(value_size).sum::<usize>() + SIGNS,
+        Some(Kind::StructValue(object)) => json_size(object),
+    }
+}
+
 /// A JSON object as protobuf's. Numbers become doubles, which hold whole ones exactly up to 2^53.
 pub fn from_json_object(fields: Map<String, serde_json::Value>) -> Struct {
     Struct { fields: fields.into_iter().map(|(name, value)| (name, from_json(value))).collect() }
@@ -80,6 +98,8 @@ mod tests {
     fn json_comes_back_as_it_went() {
         let json = serde_json::json!({"a": [1, 0.5, null], "b": {"c": true}, "d": "x", "e": -9_007_199_254_740_992_i64});
         let serde_json::Value::Object(fields) = json.clone() else { panic!() };
-        assert_eq!(serde_json::Value::Object(to_json_object(&from_json_object(fields))), json);
+        let object = from_json_object(fields);
+        assert!(json_size(&object).abs_diff(json.to_string().len()) < 20, "{}", json_size(&object));
+        assert_eq!(serde_json::Value::Object(to_json_object(&object)), json);
     }
 }

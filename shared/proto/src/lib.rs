@@ -42,7 +42,7 @@ pub mod resilience {
 }
 
 /// Well-known types that fields of these messages have.
-pub use prost_types::{Duration, Timestamp};
+pub use prost_types::{Duration, Struct, Timestamp};
 
 /// The methods of some of these services, as `package.Service/Method`.
 ///

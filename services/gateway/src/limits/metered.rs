@@ -11,14 +11,10 @@ use futures_util::Stream;
 use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::caller::{CallerState, Slot};
+use super::estimate::{answer_bytes, answer_tokens, delta_bytes, prompt_tokens, tokens_in};
 use super::metrics::{Limit, LimitMetrics};
 use super::refusal;
 use super::tokens::Taken;
-
-/// Tokens that an answer is taken to have where the request sets no limit.
-const USUAL_ANSWER: u64 = 512;
-/// Tokens that a picture is taken to have: what OpenAI counts for one of 1024 × 1024.
-const PICTURE: u64 = 765;
 
 /// An `InferenceService` that counts what it gives to whom.
 #[derive(Debug, Clone)]
@@ -41,9 +37,7 @@ impl<I> Metered<I> {
         let Some(caller) = extensions.get::<Arc<CallerState>>() else { return Ok(None) };
         let Some(budget) = caller.tokens() else { return Ok(None) };
         let prompt = prompt_tokens(chat);
-        let answer =
-            chat.sampling.as_ref().and_then(|sampling| sampling.max_tokens).map_or(USUAL_ANSWER, u64::from);
-        let taken = caller.reserve(budget, prompt + answer).await.map_err(|wait| {
+        let taken = caller.reserve(budget, prompt + answer_tokens(chat)).await.map_err(|wait| {
             refusal::over_rate(&self.metrics, caller, Limit::Tokens, budget.per_minute().get(), wait)
         })?;
         Ok(Some(Reserved { caller: Arc::clone(caller), taken, prompt, settled: false }))
@@ -73,39 +67,27 @@ impl Reserved {
         self.caller.settle(self.taken, used);
     }
 
-    /// Settles by what an answer tells; `text` is how many bytes of it came.
-    fn settle_by(&mut self, served_by: Option<&wire::ServedBy>, usage: Option<&wire::Usage>, text: u64) {
+    /// Settles what ended without an answer: it costs nothing, unless somebody may have worked for it.
+    fn settle_failed(&mut self, status: &Status) {
+        if !may_have_cost(status) {
+            self.settle(0);
+        }
+    }
+
+    /// Settles by what an answer tells; `written` is how many bytes of it came.
+    fn settle_by(&mut self, served_by: Option<&wire::ServedBy>, usage: Option<&wire::Usage>, written: u64) {
         let from_model = served_by.is_none_or(|by| match by.kind() {
             wire::TierKind::Openai | wire::TierKind::Ollama | wire::TierKind::Unspecified => true,
             wire::TierKind::Cache | wire::TierKind::Message => false,
         });
         let told = usage.map(|usage| usage.input_tokens.saturating_add(usage.output_tokens));
-        self.settle(if from_model { told.unwrap_or(self.prompt + tokens_in(text)) } else { 0 });
+        self.settle(if from_model { told.unwrap_or(self.prompt + tokens_in(written)) } else { 0 });
     }
 }
 
-/// A token has about four bytes.
-fn tokens_in(bytes: u64) -> u64 {
-    bytes.div_ceil(4)
-}
-
-fn prompt_tokens(chat: &wire::ChatRequest) -> u64 {
-    let parts = chat.messages.iter().flat_map(|message| &message.content);
-    let of = |part: &wire::ContentPart| match &part.part {
-        Some(wire::content_part::Part::Text(text)) => tokens_in(text.len() as u64),
-        Some(wire::content_part::Part::ImageUrl(_)) => PICTURE,
-        None => 0,
-    };
-    parts.map(of).sum()
-}
-
-fn text_bytes(message: Option<&wire::Message>) -> u64 {
-    let parts = message.into_iter().flat_map(|message| &message.content);
-    let of = |part: &wire::ContentPart| match &part.part {
-        Some(wire::content_part::Part::Text(text)) => text.len() as u64,
-        Some(wire::content_part::Part::ImageUrl(_)) | None => 0,
-    };
-    parts.map(of).sum()
+/// Whether somebody may have worked for a request that ended so. Whoever stops waiting has had work done nevertheless.
+fn may_have_cost(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// What `StreamChat` returns.
@@ -126,12 +108,10 @@ where
             match &answer {
                 Ok(answer) => {
                     let answer = answer.get_ref();
-                    let text = text_bytes(answer.message.as_ref());
-                    reserved.settle_by(answer.served_by.as_ref(), answer.usage.as_ref(), text);
+                    let written = answer.message.as_ref().map_or(0, answer_bytes);
+                    reserved.settle_by(answer.served_by.as_ref(), answer.usage.as_ref(), written);
                 }
-                // Whoever stops waiting has had work done nevertheless.
-                Err(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) => {}
-                Err(_nothing_given) => reserved.settle(0),
+                Err(status) => reserved.settle_failed(status),
             }
         }
         answer
@@ -151,11 +131,11 @@ where
         };
         match self.inner.stream_chat(request).await {
             Ok(response) => Ok(response.map(|inner| -> ResponseStream {
-                Box::pin(MeteredStream { inner, reserved, text: 0, _slot: slot })
+                Box::pin(MeteredStream { inner, reserved, written: 0, _slot: slot })
             })),
             Err(status) => {
                 if let Some(mut reserved) = reserved {
-                    reserved.settle(0);
+                    reserved.settle_failed(&status);
                 }
                 Err(status)
             }
@@ -176,7 +156,7 @@ struct MeteredStream<S> {
     inner: S,
     reserved: Option<Reserved>,
     /// Bytes of the answer so far.
-    text: u64,
+    written: u64,
     _slot: Slot,
 }
 
@@ -199,12 +179,12 @@ impl<S> MeteredStream<S> {
     fn count(&mut self, response: &wire::StreamChatResponse) {
         match &response.event {
             Some(Event::Delta(delta)) => {
-                self.text += (delta.text.len() + delta.reasoning.len()) as u64;
+                self.written += delta_bytes(delta);
             }
             Some(Event::End(end)) => {
-                let text = self.text;
+                let written = self.written;
                 if let Some(reserved) = &mut self.reserved {
-                    reserved.settle_by(end.served_by.as_ref(), end.usage.as_ref(), text);
+                    reserved.settle_by(end.served_by.as_ref(), end.usage.as_ref(), written);
                 }
             }
             Some(Event::Start(_) | Event::Handover(_)) | None => {}
@@ -215,9 +195,100 @@ impl<S> MeteredStream<S> {
 impl<S> Drop for MeteredStream<S> {
     /// A stream that breaks off, or whose client goes away, costs what came of it.
     fn drop(&mut self) {
-        let text = self.text;
+        let written = self.written;
         if let Some(reserved) = &mut self.reserved {
-            reserved.settle(reserved.prompt + tokens_in(text));
+            reserved.settle(reserved.prompt + tokens_in(written));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use resilience::ManualClock;
+    use service_kit::identity::{Caller, Count, KeyLimits};
+    use service_kit::metrics::Registry;
+
+    use super::super::Callers;
+    use super::*;
+
+    const BUDGET: u64 = 10_000;
+
+    /// Fails with a code, or gives a stream of a call that nobody ends.
+    #[derive(Debug, Clone, Copy)]
+    struct Model(Code);
+
+    #[tonic::async_trait]
+    impl InferenceService for Model {
+        async fn chat(&self, _: Request<wire::ChatRequest>) -> Result<Response<wire::ChatResponse>, Status> {
+            Err(Status::new(self.0, "no"))
+        }
+
+        type StreamChatStream = ResponseStream;
+
+        async fn stream_chat(
+            &self,
+            _: Request<wire::StreamChatRequest>,
+        ) -> Result<Response<ResponseStream>, Status> {
+            if self.0 != Code::Ok {
+                return Err(Status::new(self.0, "no"));
+            }
+            let call = wire::ToolCallDelta { arguments: "x".repeat(4000), ..wire::ToolCallDelta::default() };
+            let delta = wire::StreamDelta { tool_calls: vec![call], ..wire::StreamDelta::default() };
+            let event = wire::StreamChatResponse { event: Some(Event::Delta(delta)) };
+            Ok(Response::new(Box::pin(futures_util::stream::iter([Ok(event)]))))
+        }
+
+        async fn list_models(
+            &self,
+            _: Request<wire::ListModelsRequest>,
+        ) -> Result<Response<wire::ListModelsResponse>, Status> {
+            Err(Status::new(self.0, "no"))
+        }
+    }
+
+    fn callers() -> (Callers, Arc<CallerState>) {
+        let per_minute = Count::new(u32::try_from(BUDGET).unwrap());
+        let limits = KeyLimits { tokens_per_minute: per_minute, ..KeyLimits::default() };
+        let callers = Callers::new(limits, Arc::new(ManualClock::new()));
+        let mut extensions = Extensions::new();
+        extensions.insert(Caller { id: Arc::from("key"), ..Caller::anonymous() });
+        let state = callers.of(&extensions).unwrap();
+        (callers, state)
+    }
+
+    fn by<M>(caller: &Arc<CallerState>, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(Arc::clone(caller));
+        request
+    }
+
+    fn left(caller: &CallerState) -> u64 {
+        caller.tokens().unwrap().left().remaining
+    }
+
+    #[tokio::test]
+    async fn what_fails_costs_nothing_unless_somebody_may_have_worked_for_it() {
+        for (code, cost) in [(Code::Unavailable, 0), (Code::DeadlineExceeded, 512), (Code::Cancelled, 512)] {
+            let metered = Metered::new(Model(code), LimitMetrics::register(&mut Registry::default()));
+            let (_callers, caller) = callers();
+            metered.chat(by(&caller, wire::ChatRequest::default())).await.unwrap_err();
+            assert_eq!(left(&caller), BUDGET - cost, "{code:?}");
+            let (_callers, caller) = callers();
+            let streamed = wire::StreamChatRequest { chat: Some(wire::ChatRequest::default()) };
+            assert!(metered.stream_chat(by(&caller, streamed)).await.is_err());
+            assert_eq!(left(&caller), BUDGET - cost, "a stream, {code:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_costs_what_came_of_its_calls_too() {
+        use futures_util::StreamExt as _;
+        let metered = Metered::new(Model(Code::Ok), LimitMetrics::register(&mut Registry::default()));
+        let (_callers, caller) = callers();
+        let streamed = wire::StreamChatRequest { chat: Some(wire::ChatRequest::default()) };
+        let mut stream = metered.stream_chat(by(&caller, streamed)).await.unwrap().into_inner();
+        stream.next().await.unwrap().unwrap();
+        drop(stream);
+        assert_eq!(left(&caller), BUDGET - 1000);
     }
 }
