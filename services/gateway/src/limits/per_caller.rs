@@ -26,20 +26,33 @@ pub struct PerCaller {
     metrics: LimitMetrics,
 }
 
+/// A request too many.
+struct Refused {
+    status: Status,
+    /// What is left of the rate, where that was asked for.
+    left: Option<rate::Left>,
+}
+
 impl PerCaller {
     /// A layer in front of which the caller of each request is found out.
     pub fn new(callers: Callers, metrics: LimitMetrics) -> Self {
         Self { callers, metrics }
     }
 
-    async fn admit(&self, caller: &CallerState) -> Result<(Slot, Option<rate::Left>), Status> {
+    async fn admit(&self, caller: &CallerState) -> Result<(Slot, Option<rate::Left>), Refused> {
         // The place first: a request that is refused for want of one has not used up the rate.
-        let slot = caller
-            .begin_request()
-            .map_err(|most| refusal::over_number(&self.metrics, caller, Limit::ConcurrentRequests, most))?;
+        let slot = caller.begin_request().map_err(|most| Refused {
+            status: refusal::over_number(&self.metrics, caller, Limit::ConcurrentRequests, most),
+            left: None,
+        })?;
         let left = caller.count_request().await.map_err(|wait| {
-            let most = caller.rate().map_or(0, |rate| rate.pace().per_minute.get());
-            refusal::over_rate(&self.metrics, caller, Limit::Requests, most, wait)
+            let pace = caller.rate().map(Rate::pace);
+            let most = pace.map_or(0, |pace| pace.per_minute.get());
+            Refused {
+                status: refusal::over_rate(&self.metrics, caller, Limit::Requests, most, wait),
+                // It found nothing left; a burst is earned again from there.
+                left: pace.map(|pace| rate::Left { remaining: 0, reset: pace.refill() }),
+            }
         })?;
         Ok((slot, left))
     }
@@ -97,9 +110,9 @@ where
         Box::pin(async move {
             let (slot, left) = match layer.admit(&caller).await {
                 Ok(admitted) => admitted,
-                Err(status) => {
+                Err(Refused { status, left }) => {
                     let mut refused: Response<Body> = status.into_http();
-                    say(&caller, None, refused.headers_mut());
+                    say(&caller, left, refused.headers_mut());
                     return Ok(refused);
                 }
             };
@@ -117,10 +130,8 @@ where
 /// Tells the caller where it stands, in the headers that OpenAI's clients know. The IETF's `RateLimit` header is a draft
 /// whose form has changed with almost every version, and no client of ours reads it.
 fn say(caller: &CallerState, left: Option<rate::Left>, headers: &mut HeaderMap) {
-    if let Some(pace) = caller.rate().map(Rate::pace) {
-        // A request that was refused found nothing left; a burst is earned again from there.
-        let left = left.unwrap_or(rate::Left { remaining: 0, reset: pace.refill() });
-        insert(headers, "x-ratelimit-limit-requests", &pace.per_minute);
+    if let (Some(rate), Some(left)) = (caller.rate(), left) {
+        insert(headers, "x-ratelimit-limit-requests", &rate.pace().per_minute);
         insert(headers, "x-ratelimit-remaining-requests", &left.remaining);
         insert(headers, "x-ratelimit-reset-requests", &seconds(left.reset));
     }

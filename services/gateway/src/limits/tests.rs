@@ -151,6 +151,22 @@ async fn a_request_is_under_way_until_its_answer_was_given_or_dropped() {
 }
 
 #[tokio::test]
+async fn a_refusal_for_what_is_under_way_says_nothing_of_the_rate() {
+    let limits = KeyLimits {
+        requests_per_minute: count(600),
+        concurrent_requests: count(1),
+        tokens_per_minute: count(50),
+        ..KeyLimits::default()
+    };
+    let setup = setup(limits);
+    let under_way = setup.call(&caller(1)).await;
+    assert_eq!(under_way.headers()["x-ratelimit-remaining-requests"], "99");
+    let refused = setup.call(&caller(1)).await;
+    assert!(!refused.headers().contains_key("x-ratelimit-remaining-requests"), "{refused:?}");
+    assert_eq!(refused.headers()["x-ratelimit-remaining-tokens"], "50");
+}
+
+#[tokio::test]
 async fn what_is_too_much_for_the_process_is_refused_at_once_but_for_health() {
     let setup = setup(KeyLimits::default());
     let shed = Shed::new(1, setup.metrics.clone());
