@@ -23,8 +23,8 @@ impl Warnings {
         self.found
     }
 
-    /// A listener that others reach without TLS: credentials and chats cross the network for all to read. It may be
-    /// meant so, behind something that ends TLS.
+    /// A listener that others reach. Without TLS, credentials and chats cross the network for all to read; it may be meant
+    /// so, behind something that ends TLS. TLS does not ask who calls.
     pub fn listener(
         &mut self,
         security: &SecurityConfig,
@@ -32,11 +32,11 @@ impl Warnings {
         address: ListenAddress,
         tls: &TlsConfig,
     ) {
-        if address.0.ip().is_loopback() || tls.is_on() {
+        if address.0.ip().is_loopback() {
             return;
         }
         let asks = [Audience::Callers, Audience::Gateways].into_iter();
-        if asks.into_iter().any(|audience| security.asks_for_credentials(audience)) {
+        if !tls.is_on() && asks.into_iter().any(|audience| security.asks_for_credentials(audience)) {
             self.add(
                 key,
                 address.to_string(),
@@ -122,6 +122,7 @@ mod tests {
         assert!(listener("0.0.0.0:1", &SecurityConfig::default(), &TlsConfig::default()).is_empty());
         let anonymous = SecurityConfig { allow_anonymous: true, ..SecurityConfig::default() };
         assert_eq!(listener("0.0.0.0:1", &anonymous, &TlsConfig::default()).len(), 1);
+        assert_eq!(listener("0.0.0.0:1", &anonymous, &on).len(), 1, "TLS does not ask who calls");
 
         let routers: Vec<Endpoint> =
             ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://far:1", "http://far:1"]
