@@ -10,7 +10,7 @@ use crate::inference::v1::{
     CacheMode, ChatRequest, ContentPart, Message, ResponseFormat, Role, Sampling, Tool, ToolChoice,
     ToolChoiceMode, content_part, response_format, tool_choice,
 };
-pub use json::MAX_DEPTH;
+pub use json::{MAX_DEPTH, MAX_VALUES};
 
 /// A field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,16 +83,21 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     if CacheMode::try_from(chat.cache).is_err() {
         found.add("cache", "must be a known cache mode");
     }
-    for key in chat.extra_body.iter().flat_map(|body| body.fields.keys()) {
+    for (key, value) in chat.extra_body.iter().flat_map(|body| &body.fields) {
         if RESERVED.contains(&key.as_str()) {
             found.add(
                 format_args!("extra_body.{key}"),
                 "must not be set here: the request has a field for it",
             );
         }
+        // A name comes from outside as well; one that is long is not repeated.
+        if key.len() <= MAX_NAME {
+            found.json_value(format_args!("extra_body.{key}"), value);
+        } else {
+            found.json_value("extra_body", value);
+        }
     }
-    found.json("extra_body", chat.extra_body.as_ref());
-    found.0
+    found.violations
 }
 
 /// Checks how to sample, wherever it is said. Fields are named as in a request: `sampling.temperature`. Empty when every
@@ -100,18 +105,22 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
 pub fn sampling_violations(sampling: &Sampling) -> Vec<Violation> {
     let mut found = Found::default();
     found.sampling(sampling);
-    found.0
+    found.violations
 }
 
 #[derive(Default)]
-struct Found(Vec<Violation>);
+struct Found {
+    violations: Vec<Violation>,
+    /// Values of JSON so far.
+    values: usize,
+}
 
 impl Found {
     fn add(&mut self, field: impl fmt::Display, rule: impl fmt::Display) {
-        if self.0.len() >= MAX_VIOLATIONS {
+        if self.violations.len() >= MAX_VIOLATIONS {
             return;
         }
-        self.0.push(Violation { field: field.to_string(), rule: rule.to_string() });
+        self.violations.push(Violation { field: field.to_string(), rule: rule.to_string() });
     }
 
     /// Field and rule are written out only when it does not hold: most requests break no rule.

@@ -7,6 +7,7 @@
 
 mod message;
 mod tools;
+mod values;
 
 use aiplatform_proto::inference::v1::{CacheMode, ChatRequest, Sampling};
 use aiplatform_proto::json::from_json_object;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use service_kit::status::Reason;
 use tonic::Status;
 
+use self::values::{MAX_BODY_VALUES, are_few};
 use super::object::{Object, Refusal};
 
 /// Bytes that the name of a session may have.
@@ -32,10 +34,11 @@ pub(super) struct Asked {
 
 /// Reads a request. Errors say where, never what.
 pub(super) fn read(body: &[u8]) -> Result<Asked, Status> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| {
-        // Names the mistake and its place: what is between is not repeated, because any JSON is a `Value`.
-        Reason::InvalidRequest.status(format!("the body is not JSON: {error}")).build()
-    })?;
+    if !are_few(body) {
+        let message = format!("the body must be of at most {MAX_BODY_VALUES} values");
+        return Err(Reason::InvalidRequest.status(message).build());
+    }
+    let value: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     let asked = Object::of("", value).and_then(completion);
     asked.map_err(|refusal| {
         let Refusal { param, rule } = refusal;
@@ -44,6 +47,21 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Status> {
         }
         Reason::InvalidRequest.status(format!("{param}: {rule}")).field(param, rule).build()
     })
+}
+
+/// What is told of a body that cannot be read: the mistake and its place. What is between is not repeated, because any JSON is
+/// a `Value`.
+fn unreadable(error: &serde_json::Error) -> Status {
+    let (said, line, column) = (error.to_string(), error.line(), error.column());
+    // Those two are JSON.
+    let rule = if said.starts_with("recursion limit exceeded") {
+        "be at most 127 levels deep"
+    } else if said.starts_with("number out of range") {
+        "not hold a number that is too large"
+    } else {
+        return Reason::InvalidRequest.status(format!("the body is not JSON: {said}")).build();
+    };
+    Reason::InvalidRequest.status(format!("the body must {rule}: line {line} column {column}")).build()
 }
 
 fn completion(mut body: Object) -> Result<Asked, Refusal> {
@@ -119,7 +137,7 @@ fn is_default_service(value: &Value) -> bool {
 }
 
 fn sampling(body: &mut Object) -> Result<Option<Sampling>, Refusal> {
-    const POSITIVE: &str = "must be a whole number of at least 1";
+    const POSITIVE: &str = "must be a whole number of 1 to 4294967295";
     let older = body.whole("max_tokens", POSITIVE)?;
     let newer = body.whole("max_completion_tokens", POSITIVE)?;
     if older.is_some() && newer.is_some() && older != newer {

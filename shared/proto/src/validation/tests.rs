@@ -116,16 +116,37 @@ fn nested(depth: usize) -> Struct {
 fn json_is_bounded_in_depth_and_finite() {
     let with = |extra_body| ChatRequest { extra_body: Some(extra_body), ..chat(vec![text(Role::User, "x")]) };
     assert_eq!(violations(&with(nested(MAX_DEPTH))), []);
-    assert_eq!(fields(&with(nested(MAX_DEPTH + 1))), ["extra_body"]);
+    assert_eq!(fields(&with(nested(MAX_DEPTH + 1))), ["extra_body.x"]);
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        assert_eq!(fields(&with(object(number(bad)))), ["extra_body"]);
+        assert_eq!(fields(&with(object(number(bad)))), ["extra_body.x"]);
     }
+    let long = Struct { fields: [("x".repeat(65), number(f64::NAN))].into() };
+    assert_eq!(fields(&with(long)), ["extra_body"]);
     let tool = Tool { name: "f".into(), parameters: Some(nested(100)), ..Tool::default() };
     let schema = JsonSchemaFormat { name: "s".into(), schema: Some(nested(100)), strict: false };
     let format = ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) };
     let deep =
         ChatRequest { tools: vec![tool], response_format: Some(format), ..chat(vec![text(Role::User, "x")]) };
     assert_eq!(fields(&deep), ["tools[0].parameters", "response_format.json_schema.schema"]);
+}
+
+#[test]
+fn all_json_of_a_request_is_bounded_in_number() {
+    // A list of so many, itself among them.
+    let list = |values| {
+        let values = vec![number(1.0); values - 1];
+        object(Value { kind: Some(Kind::ListValue(ListValue { values })) })
+    };
+    let tool = |values| Tool { name: "f".into(), parameters: Some(list(values)), ..Tool::default() };
+    let with = |first, second, extra| ChatRequest {
+        tools: vec![tool(first), tool(second)],
+        extra_body: Some(list(extra)),
+        ..chat(vec![text(Role::User, "x")])
+    };
+    let quarter = MAX_VALUES / 4;
+    assert_eq!(violations(&with(2 * quarter, quarter, quarter)), []);
+    assert_eq!(fields(&with(2 * quarter, quarter, quarter + 1)), ["extra_body.x"]);
+    assert_eq!(fields(&with(2 * quarter, 2 * quarter + 1, 1)), ["tools[1].parameters", "extra_body.x"]);
 }
 
 #[test]

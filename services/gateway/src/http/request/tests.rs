@@ -152,8 +152,9 @@ fn what_is_wrong_is_named_and_not_repeated() {
     let long = format!("\"user\": \"{}\"", "secret".repeat(50));
     for (more, message) in [
         ("\"temperature\": \"secret\"", "temperature: must be a number"),
-        ("\"max_tokens\": 0.5", "max_tokens: must be a whole number of at least 1"),
-        ("\"max_tokens\": -1", "max_tokens: must be a whole number of at least 1"),
+        ("\"max_tokens\": 0.5", "max_tokens: must be a whole number of 1 to 4294967295"),
+        ("\"max_tokens\": 4294967296", "max_tokens: must be a whole number of 1 to 4294967295"),
+        ("\"max_tokens\": -1", "max_tokens: must be a whole number of 1 to 4294967295"),
         (
             "\"max_tokens\": 1, \"max_completion_tokens\": 2",
             "max_tokens: must be left out or equal to max_completion_tokens",
@@ -203,12 +204,14 @@ fn what_is_wrong_is_named_and_not_repeated() {
 #[test]
 fn what_is_no_json_is_told_by_its_place() {
     let deep = "[".repeat(1000);
+    let many = hello(&format!("\"x\": [{}0]", "0,".repeat(50_000)));
     for (body, message) in [
         ("", "the body is not JSON: EOF while parsing a value at line 1 column 0"),
         ("{\"a\": secret}", "the body is not JSON: expected value at line 1 column 7"),
         ("{\"a\":\n \"b\" 1}", "the body is not JSON: expected `,` or `}` at line 2 column 6"),
-        ("{\"a\": 1e999}", "the body is not JSON: number out of range at line 1 column 11"),
-        (deep.as_str(), "the body is not JSON: recursion limit exceeded at line 1 column 128"),
+        ("{\"a\": 1e999}", "the body must not hold a number that is too large: line 1 column 11"),
+        (deep.as_str(), "the body must be at most 127 levels deep: line 1 column 128"),
+        (many.as_str(), "the body must be of at most 50000 values"),
         ("[]", "the body must be an object"),
         ("{}", "messages: must be set"),
     ] {
