@@ -196,6 +196,7 @@ async fn each_error_has_its_status_type_code_and_field() {
         assert!(!response.headers().contains_key("grpc-status"));
         response
     };
+    let deep = (0..30).fold(json!(0), |inner, _| json!([inner]));
     let invalid = |more, param: &str| {
         (with(question("x"), more), (400, "invalid_request_error", "invalid_request", json!(param)))
     };
@@ -210,13 +211,20 @@ async fn each_error_has_its_status_type_code_and_field() {
             "tools[0].function.name",
         ),
         invalid(json!({"tool_choice": "required"}), "tool_choice"),
+        invalid(json!({"x": deep}), "x"),
+        // Within the size of a request, and as many bytes again for each of its values once they are read.
+        invalid(json!({"y": vec![0; 30_000]}), "y"),
+        (
+            with(question("x"), json!({"y": vec![json!([]); 300_000]})),
+            (400, "invalid_request_error", "invalid_request", json!(null)),
+        ),
         (
             with(question("x"), json!({"model": "gpt"})),
             (404, "invalid_request_error", "model_not_found", json!("model")),
         ),
         (
             with(question("x"), json!({"aip": {"tier": "gpu"}})),
-            (404, "invalid_request_error", "tier_not_found", json!(null)),
+            (404, "invalid_request_error", "tier_not_found", json!("aip.tier")),
         ),
         (
             question(&"x".repeat(1024 * 1024)),
@@ -309,8 +317,10 @@ async fn models_are_listed_and_shown() {
     let (status, model) = api.get("/v1/models/sim-max").await;
     assert_eq!((status.as_u16(), &model), (200, &list["data"][1]));
     assert_eq!((&model["object"], &model["aip"]["kind"]), (&json!("model"), &json!("plain")));
-    let (status, error) = api.get("/v1/models/some%2Fmodel").await;
-    assert_eq!((status.as_u16(), &error["error"]["code"]), (404, &json!("model_not_found")));
+    for name in ["some%2Fmodel", "%ff"] {
+        let (status, error) = api.get(&format!("/v1/models/{name}")).await;
+        assert_eq!((status.as_u16(), &error["error"]["code"]), (404, &json!("model_not_found")), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -113,12 +113,22 @@ fn field(status: &Status) -> (Option<String>, String) {
     let violation = details.bad_request().and_then(|request| request.field_violations.first());
     let message = status.message();
     let Some(violation) = violation.filter(|violation| !violation.field.is_empty()) else {
-        // A model that is not there is OpenAI's best known wrong field.
-        let param = (Reason::of(status) == Some(Reason::ModelNotFound)).then(|| "model".to_owned());
-        return (param, message.to_owned());
+        return match Reason::of(status) {
+            // A model that is not there is OpenAI's best known wrong field.
+            Some(Reason::ModelNotFound) => {
+                (Some("model".to_owned()), message.replace("ListModels", "GET /v1/models"))
+            }
+            Some(Reason::TierNotFound) => named("tier", message),
+            _ => (None, message.to_owned()),
+        };
     };
-    let param = openai_name(&violation.field);
-    let said = message.strip_prefix(&violation.field).filter(|rest| rest.starts_with(": "));
+    named(&violation.field, message)
+}
+
+/// A field by its name in OpenAI's request, and the message about it with that name.
+fn named(field: &str, message: &str) -> (Option<String>, String) {
+    let param = openai_name(field);
+    let said = message.strip_prefix(field).filter(|rest| rest.starts_with(": "));
     let message = said.map_or_else(|| message.to_owned(), |rest| format!("{param}{rest}"));
     (Some(param), message)
 }
@@ -248,7 +258,17 @@ mod tests {
             assert_eq!(json["error"]["param"], name);
             assert_eq!(json["error"]["message"], format!("{name}: must be so"));
         }
-        let (_, json, _) = read(&Reason::ModelNotFound.status("no such model").build());
-        assert_eq!(json["error"]["param"], "model");
+        for (reason, said, param, told) in [
+            (
+                Reason::ModelNotFound,
+                "model: `x` is no model; ListModels shows them",
+                "model",
+                "model: `x` is no model; GET /v1/models shows them",
+            ),
+            (Reason::TierNotFound, "tier: `x` is not in it", "aip.tier", "aip.tier: `x` is not in it"),
+        ] {
+            let (_, json, _) = read(&reason.status(said).build());
+            assert_eq!((&json["error"]["param"], &json["error"]["message"]), (&param.into(), &told.into()));
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
@@ -254,15 +255,18 @@ async fn list_models(
 
 async fn get_model(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     extensions: Extensions,
 ) -> Result<axum::Json<Model>, Refused> {
-    let models = api.models(extensions).await?;
-    let found = models.into_iter().find(|model| model.name == name);
-    found.map(|model| axum::Json(model.into())).ok_or_else(|| {
+    let no_such = |name: &str| {
         let status = Reason::ModelNotFound.status("no such model; GET /v1/models shows them");
         Refused(status.resource("model", name).build())
-    })
+    };
+    // What is no text is nobody's name.
+    let Path(name) = name.map_err(|_| no_such(""))?;
+    let models = api.models(extensions).await?;
+    let found = models.into_iter().find(|model| model.name == name);
+    found.map(|model| axum::Json(model.into())).ok_or_else(|| no_such(&name))
 }
 
 async fn circuit_breakers(State(api): State<Api>) -> axum::Json<json::CircuitBreakers> {
