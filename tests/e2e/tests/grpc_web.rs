@@ -104,7 +104,16 @@ async fn only_configured_pages_are_let_in() {
     assert_eq!(preflight["access-control-allow-methods"], "GET,POST");
     assert_eq!(preflight["access-control-allow-headers"], "authorization,content-type,x-grpc-web");
     let exposed = answer["access-control-expose-headers"].to_str().unwrap();
-    for header in ["grpc-status", "x-request-id", "x-aip-served-by", "retry-after"] {
+    for header in [
+        "grpc-status",
+        "x-request-id",
+        "x-aip-served-by",
+        "retry-after",
+        "x-should-retry",
+        "www-authenticate",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-tokens",
+    ] {
         assert!(exposed.split(',').any(|name| name == header), "{header} is not in {exposed}");
     }
     let (preflight, answer) = told(&suite, "https://evil.example.com").await;

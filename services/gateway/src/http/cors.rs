@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Method};
 use service_kit::layer::REQUEST_ID_HEADER;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -23,12 +23,19 @@ fn exposed() -> Vec<HeaderName> {
         "grpc-status-details-bin",
         "grpc-retry-pushback-ms",
         "retry-after-ms",
+        "x-should-retry",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-tokens",
         REQUEST_ID_HEADER,
     ];
     let named = named.map(HeaderName::from_static);
     named
         .into_iter()
-        .chain([CONTENT_TYPE, RETRY_AFTER, aip::SERVED_BY, aip::DEGRADED, aip::ATTEMPTS])
+        .chain([CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, aip::SERVED_BY, aip::DEGRADED, aip::ATTEMPTS])
         .collect()
 }
 
