@@ -40,13 +40,13 @@ impl Inference {
 }
 
 fn no_endpoints(unreachable: &Unreachable) -> Status {
-    let summary = unreachable.summary();
-    warn!(routers = summary, "no router can be reached");
+    // Which they are, and where, is for whoever runs them.
+    warn!(routers = unreachable.summary(), "no router can be reached");
     if unreachable.timed_out {
-        return Reason::DeadlineExceeded.status(format!("no router answered: {summary}")).build();
+        return Reason::DeadlineExceeded.status("no router answered").build();
     }
     let retry = Some(std::time::Duration::from_secs(1));
-    Reason::NoEndpoints.status(format!("no router can be reached: {summary}")).retry_after(retry).build()
+    Reason::NoEndpoints.status("no router can be reached").retry_after(retry).build()
 }
 
 fn passed(extensions: &Extensions) -> Passed {
