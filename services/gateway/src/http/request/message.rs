@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use super::super::object::{Object, Refusal, element};
 
+/// Where Anthropic's servers are to begin a cache of the prompt; some clients send it to everybody. It changes no answer.
+const CACHE_CONTROL: &str = "cache_control";
+
 pub(super) fn messages(list: Value) -> Result<Vec<Message>, Refusal> {
     let Value::Array(list) = list else { return Err(Refusal::new("messages", "must be a list")) };
     list.into_iter().enumerate().map(|(index, value)| message(&element("messages", index), value)).collect()
@@ -41,7 +44,7 @@ fn message(path: &str, value: Value) -> Result<Message, Refusal> {
         }
     }
     // Clients send back the answers that they were given, with all that those had.
-    object.ignore(&["annotations"]);
+    object.ignore(&["annotations", CACHE_CONTROL]);
     object.end()?;
     Ok(message)
 }
@@ -83,6 +86,7 @@ fn part(path: &str, value: Value) -> Result<ContentPart, Refusal> {
         }
         _ => return object.refuse("type", "must be text or image_url"),
     };
+    object.ignore(&[CACHE_CONTROL]);
     object.end()?;
     Ok(part)
 }
