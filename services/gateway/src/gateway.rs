@@ -131,8 +131,7 @@ impl Service for Gateway {
         });
         let callers = Callers::new(section.limits.per_caller, clock).sharing(shared);
         // Both ports have the same layers around the same core, which count together.
-        let layers = (
-            layer,
+        let within = (
             Shed::new(section.limits.max_in_flight, metrics.clone()),
             SlowBody::new(section.limits.body_timeout.0),
             guard.layer(GrpcDoor),
@@ -161,9 +160,10 @@ impl Service for Gateway {
         let admin = admin::serve(admin, health.clone(), Arc::new(registry), background.stopped());
         // The HTTP port has its edge around the layers, and its own routes within.
         let openai = http::HttpRoutes::new(core, breakers, limits);
-        let edge = (http::cors_layer(&section.cors), http::EdgeLayer, layers.clone(), openai);
+        let pages = http::cors_layer(&section.cors);
+        let edge = (pages, http::EdgeLayer, layer.clone(), http::Refusals, within.clone(), openai);
         let http = grpc::serve(http, services.clone(), edge, health.clone(), shutdown.clone(), options(true));
-        let grpc = grpc::serve(grpc, services, layers, health, shutdown, options(false));
+        let grpc = grpc::serve(grpc, services, (layer, within), health, shutdown, options(false));
         let servers = Box::pin(async { tokio::try_join!(grpc, http).map(|((), ())| ()) });
         background.end_with(servers, admin).await
     }

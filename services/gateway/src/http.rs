@@ -11,6 +11,7 @@ mod cors;
 mod edge;
 mod error;
 mod object;
+mod refusal;
 mod request;
 mod routes;
 mod stream;
@@ -18,4 +19,5 @@ mod unread;
 
 pub(crate) use cors::layer as cors_layer;
 pub(crate) use edge::EdgeLayer;
+pub(crate) use refusal::Refusals;
 pub(crate) use routes::{HttpRoutes, NAMES};

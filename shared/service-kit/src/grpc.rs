@@ -17,7 +17,8 @@ use crate::serving::{Listener, ServeError};
 use crate::shutdown::Shutdown;
 use crate::tls::ClientTls;
 
-const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// Bytes that the headers of a request may have, as HTTP/2 counts them.
+pub const MAX_HEADER_LIST: u32 = 16 * 1024;
 /// The size of a message to health or reflection: the name of a service, a symbol or a file. Health asks for no credential,
 /// and tonic makes room for a message when it has seen its length.
 pub(crate) const MAX_INFRASTRUCTURE_MESSAGE: usize = 4 * 1024;

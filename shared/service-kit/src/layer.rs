@@ -173,6 +173,9 @@ where
                 if is_malformed(&status) {
                     return Ok(observer.refuse(&malformed(&status), &call.request_id));
                 }
+                if is_unknown(&status) {
+                    return Ok(observer.refuse(&no_such_method(), &call.request_id));
+                }
                 observer.end_with(&status);
                 return Ok(Response::from_parts(parts, body));
             }
@@ -239,6 +242,15 @@ fn malformed(status: &Status) -> Status {
     Reason::InvalidRequest.status(status.message()).build()
 }
 
+/// tonic says nothing but the code of a method that nobody serves.
+fn is_unknown(status: &Status) -> bool {
+    status.code() == Code::Unimplemented && status.message().is_empty() && status.details().is_empty()
+}
+
+fn no_such_method() -> Status {
+    Reason::NotServed.status("there is no such method here; reflection shows those that are served").build()
+}
+
 fn set_request_id(headers: &mut http::HeaderMap, id: &RequestId) {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID_HEADER, value);
@@ -249,7 +261,7 @@ impl Observer {
     /// Ends the call with a response that has no body.
     fn refuse(&mut self, status: &Status, id: &RequestId) -> Response<Body> {
         self.end_with(status);
-        if status.code() != Code::InvalidArgument {
+        if !matches!(status.code(), Code::InvalidArgument | Code::Unimplemented) {
             tracing::info!(reason = status.message(), "request cut off");
         }
         let mut response = status.clone().into_http();

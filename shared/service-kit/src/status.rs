@@ -39,6 +39,8 @@ pub enum Reason {
     RateLimited,
     /// A request or message is over a size limit.
     RequestTooLarge,
+    /// The head of a request is over its limit (HTTP).
+    HeadersTooLarge,
     /// The deadline passed.
     DeadlineExceeded,
     /// A field breaks a rule, or the upstream refused the request.
@@ -90,7 +92,9 @@ impl Reason {
             | Self::NoReplicaReachable
             | Self::ShuttingDown
             | Self::StreamInterrupted => Code::Unavailable,
-            Self::RateLimited | Self::RequestTooLarge | Self::ClientTooSlow => Code::ResourceExhausted,
+            Self::RateLimited | Self::RequestTooLarge | Self::HeadersTooLarge | Self::ClientTooSlow => {
+                Code::ResourceExhausted
+            }
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::InvalidRequest
             | Self::ContextLengthExceeded
@@ -117,6 +121,7 @@ impl Reason {
             Self::NoEndpoints => "NO_ENDPOINTS",
             Self::RateLimited => "RATE_LIMITED",
             Self::RequestTooLarge => "REQUEST_TOO_LARGE",
+            Self::HeadersTooLarge => "HEADERS_TOO_LARGE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::ContextLengthExceeded => "CONTEXT_LENGTH_EXCEEDED",
@@ -231,6 +236,7 @@ impl StatusBuilder {
             | Reason::NoEndpoints
             | Reason::RateLimited
             | Reason::RequestTooLarge
+            | Reason::HeadersTooLarge
             | Reason::DeadlineExceeded
             | Reason::InvalidRequest
             | Reason::ContextLengthExceeded

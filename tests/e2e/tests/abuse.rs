@@ -141,6 +141,15 @@ async fn what_is_too_large_is_refused_with_its_limit() {
     drop(plain.write_all(request.as_bytes()).await);
     let heard = hear(&mut plain).await;
     assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 431"), "{heard}");
+    // One header over HTTP/1.1.
+    for (bytes, code) in [(15_000, 200), (17_000, 431), (400_000, 431)] {
+        let url = format!("{}/v1/models", suite.gateway.url("http"));
+        let response = http().get(url).header("x-long", "v".repeat(bytes)).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), code, "{bytes}");
+        assert!(response.headers().contains_key("x-request-id"));
+        let told: Value = response.json().await.unwrap();
+        assert!(code == 200 || told["aip"]["reason"] == "HEADERS_TOO_LARGE", "{told}");
+    }
     ask(&suite.client(), "x").await;
 }
 

@@ -4,6 +4,7 @@ use aiplatform_proto::inference::v1::inference_service_client::InferenceServiceC
 use aiplatform_proto::inference::v1::{StreamChatRequest, stream_chat_response::Event};
 use e2e::chat::{question, served_by};
 use e2e::http;
+use e2e::metrics::Metrics;
 use e2e::suite::{Options, Suite};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -71,7 +72,13 @@ async fn grpc_itself_stays_on_its_port() {
     let suite = Suite::start().await;
     let status = e2e::chat::client(&suite.gateway.url("http")).chat(question("x")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "NOT_SERVED");
     assert!(status.message().contains("another port"), "{status:?}");
+    assert!(status.metadata().contains_key("x-request-id"), "{status:?}");
+    let metrics = Metrics::scrape(&suite.gateway, "admin").await;
+    let labels =
+        ["rpc_method=\"aiplatform.inference.v1.InferenceService/Chat\"", "rpc_status_code=\"UNIMPLEMENTED\""];
+    assert_eq!(metrics.sum("rpc_server_call_duration_seconds_count", &labels), Some(1.0));
 }
 
 const PAGE: &str = "https://app.example.com";

@@ -15,11 +15,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use service_kit::layer::HttpRoute;
+use service_kit::status::Reason;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service};
 
+use super::refusal::Refusal;
 use super::{error, routes, unread};
 
 /// Puts the edge around what answers in statuses.
@@ -57,28 +59,52 @@ where
         // The service that was made ready must be the one that is called.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let is_web = content_type.starts_with(b"application/grpc-web");
-        if !is_web && content_type.starts_with(b"application/grpc") {
-            let status = Status::unimplemented("gRPC is served on another port; here is gRPC-Web");
-            return Box::pin(std::future::ready(Ok(status.into_http())));
-        }
+        let spoken = Spoken::by(&request);
         let (mut request, unread) = unread::lend(request);
-        let response = if is_web {
-            Either::Left(GrpcWebLayer::new().layer(inner).call(request))
-        } else {
-            let route = routes::name(request.method(), request.uri().path());
-            request.extensions_mut().insert(HttpRoute(route));
-            Either::Right(inner.call(request))
+        let refusal = match spoken {
+            Spoken::Grpc => Some(Refusal::other_port()),
+            Spoken::GrpcWeb | Spoken::Plain => Refusal::of_large_head(&request),
+        };
+        if let Some(refusal) = refusal {
+            request.extensions_mut().insert(refusal);
+        }
+        let response = match spoken {
+            Spoken::GrpcWeb => Either::Left(GrpcWebLayer::new().layer(inner).call(request)),
+            Spoken::Grpc => Either::Right(inner.call(request)),
+            Spoken::Plain => {
+                let route = routes::name(request.method(), request.uri().path());
+                request.extensions_mut().insert(HttpRoute(route));
+                Either::Right(inner.call(request))
+            }
         };
         Box::pin(async move {
             let response = response.await?;
             let refused = Status::from_header_map(response.headers());
+            // Who was waited for in vain is not waited for again.
+            let refused = refused.filter(|status| Reason::of(status) != Some(Reason::ClientTooSlow));
             if let (Some(_), Some(unread)) = (refused, unread) {
                 unread.discard().await;
             }
-            Ok(if is_web { response } else { translate(response) })
+            Ok(if spoken == Spoken::Plain { translate(response) } else { response })
         })
+    }
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Grpc,
+    GrpcWeb,
+    Plain,
+}
+
+impl Spoken {
+    fn by<B>(request: &Request<B>) -> Self {
+        match request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+            Some(web) if web.starts_with(b"application/grpc-web") => Self::GrpcWeb,
+            Some(grpc) if grpc.starts_with(b"application/grpc") => Self::Grpc,
+            Some(_) | None => Self::Plain,
+        }
     }
 }
 
@@ -131,7 +157,7 @@ fn error_event(trailers: &HeaderMap) -> Option<<Body as HttpBody>::Data> {
 mod tests {
     use super::*;
     use http_body_util::{BodyExt as _, Full, StreamBody};
-    use service_kit::status::Reason;
+    use tower::{ServiceExt as _, service_fn};
 
     async fn read(response: Response<Body>) -> String {
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -166,6 +192,21 @@ mod tests {
         let error = text.strip_prefix("data: 1\n\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
         let error: serde_json::Value = serde_json::from_str(error).unwrap();
         assert_eq!(error["error"]["code"], "stream_interrupted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_waited_for_in_vain_is_not_waited_for_again() {
+        for (reason, seconds) in [(Reason::Unauthenticated, 2), (Reason::ClientTooSlow, 0)] {
+            let inner = service_fn(move |_: Request<Body>| async move {
+                Ok::<_, Infallible>(reason.status("no").build().into_http())
+            });
+            let silent = StreamBody::new(futures_util::stream::pending::<Result<Frame<_>, Status>>());
+            let request = Request::builder().version(http::Version::HTTP_11).body(Body::new(silent)).unwrap();
+            let began = tokio::time::Instant::now();
+            let response = EdgeLayer.layer(inner).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), reason.http_status());
+            assert_eq!(began.elapsed().as_secs(), seconds, "{reason:?}");
+        }
     }
 
     #[tokio::test]

@@ -171,11 +171,13 @@ async fn a_client_that_stops_reading_holds_nobody() {
 #[tokio::test]
 async fn a_path_from_outside_is_no_label() {
     let wrapped = Wrapped::new();
-    let inner = service_fn(async |_: Request<Body>| {
-        Ok::<_, Infallible>(Status::unimplemented("no such method").into_http())
-    });
+    let inner =
+        service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Status::unimplemented("").into_http()));
     let request = Request::builder().uri("http://router/aiplatform.evil/x").body(Body::empty()).unwrap();
-    drop(wrapped.layer.layer(inner).oneshot(request).await);
+    let refused = wrapped.layer.layer(inner).oneshot(request).await.unwrap();
+    let status = Status::from_header_map(refused.headers()).unwrap();
+    assert_eq!(status.get_details_error_info().unwrap().reason, "NOT_SERVED");
+    assert!(status.message().starts_with("there is no such method"));
     let text = encode(&wrapped.registry).unwrap();
     assert!(text.contains("rpc_method=\"_OTHER\",rpc_status_code=\"UNIMPLEMENTED\"} 1"), "{text}");
     assert!(!text.contains("evil"));

@@ -10,13 +10,14 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AllTiersUnavailable,
         Self::CircuitOpen,
         Self::Overloaded,
         Self::NoEndpoints,
         Self::RateLimited,
         Self::RequestTooLarge,
+        Self::HeadersTooLarge,
         Self::DeadlineExceeded,
         Self::InvalidRequest,
         Self::ContextLengthExceeded,
@@ -58,6 +59,7 @@ impl Reason {
             Self::StreamInterrupted => StatusCode::BAD_GATEWAY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::InvalidRequest | Self::ContextLengthExceeded | Self::ContentPolicy => {
