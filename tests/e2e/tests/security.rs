@@ -206,6 +206,13 @@ async fn keys_come_and_go_while_requests_are_answered() {
     keys.set(&[&steady, &coming]);
     eventually("the new key", || async { asks(&client, &coming.text).await.ok() }).await;
     assert_eq!(reason(&asks(&client, &leaving.text).await.unwrap_err()), unauthenticated());
+    let told = eventually("the reload", || async {
+        suite.gateway.logs().into_iter().find(|line| line["message"] == "configuration reloaded")
+    })
+    .await;
+    assert_eq!(told["files"], keys.path("keys").display().to_string());
+    let in_force = suite.gateway.logs().into_iter().find(|line| line["message"] == "API keys are in force");
+    assert_eq!(in_force.unwrap()["keys"], 2);
 
     keys.write("keys", "{\"id\":\"hunter2\"}");
     let refused = eventually("the refusal of a file that is wrong", || async {

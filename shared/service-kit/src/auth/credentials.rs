@@ -113,6 +113,11 @@ impl Credentials {
         }
     }
 
+    /// How many API keys there are. `None` where none is asked for.
+    pub(super) fn keys(&self) -> Option<usize> {
+        self.keys.as_ref().map(KeyRing::len)
+    }
+
     /// The tokens that are taken.
     pub(super) fn tokens(&self) -> Option<&Tokens> {
         self.tokens.as_ref()

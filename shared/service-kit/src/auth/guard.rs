@@ -9,6 +9,7 @@ use crate::security::SecurityConfig;
 use crate::serving::ServeError;
 use std::future::Future;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 /// Who is let in by a service, and how it introduces itself to routers. Clones share both.
 #[derive(Debug, Clone)]
@@ -82,6 +83,9 @@ pub struct GuardUpdate<'a> {
 impl GuardUpdate<'_> {
     /// From the next request on, the section is in force.
     pub fn apply(self) {
+        if let Some(keys) = self.credentials.keys() {
+            info!(keys, "API keys are in force");
+        }
         self.guard.authenticator.replace(self.credentials);
         self.guard.introduction.replace(self.secret.as_ref());
     }

@@ -27,6 +27,12 @@ impl Fingerprints {
         }
     }
 
+    /// The files that are new, or not what they were `before`.
+    pub(super) fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Path> {
+        let changed = |(path, now): &(&PathBuf, &Option<u64>)| before.0.get(*path) != Some(*now);
+        self.0.iter().filter(changed).map(|(path, _)| path.as_path())
+    }
+
     /// The same files as they are now.
     pub(super) fn look_again(&self) -> Self {
         let mut now = Self::default();

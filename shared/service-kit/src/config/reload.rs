@@ -172,7 +172,9 @@ impl<C: ServiceConfig + Send + Sync + 'static> Watcher<C> {
             self.target.live_sections().contains(&section)
         };
         let names = |keys: Vec<&String>| keys.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        info!(cause, changed = names(changed.iter().filter(live).collect()), "configuration reloaded");
+        let files = loaded.files.changed_since(&self.running.files).map(|path| path.display().to_string());
+        let files = files.collect::<Vec<_>>().join(", ");
+        info!(cause, changed = names(changed.iter().filter(live).collect()), files, "configuration reloaded");
         let fixed = print::differences(
             (&self.started.config, &self.started.figment),
             (&loaded.config, &loaded.figment),
