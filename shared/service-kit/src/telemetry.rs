@@ -20,7 +20,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use serde::{Deserialize, Serialize};
 use tracing::{Subscriber, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -87,7 +87,7 @@ impl TelemetryConfig {
         problems.require_plaintext("telemetry.otlp_endpoint", &self.otlp_endpoint);
         // A single word is a target to the filter, and a mistyped level would silence everything.
         let word = !self.log_level.contains(['=', ',', '[']);
-        let level = self.log_level.parse::<tracing::level_filters::LevelFilter>();
+        let level = self.log_level.parse::<LevelFilter>();
         let rule =
             "must be off, error, warn, info, debug, trace, or directives such as info,agent_router=debug";
         problems.require(!word || level.is_ok(), "telemetry.log_level", &self.log_level, rule);
@@ -122,8 +122,7 @@ impl Telemetry {
         let dropped_lines = writer.error_counter();
         let exports = ExportMetrics::default();
         let provider = provider(config, service, &exports)?;
-        let filter =
-            EnvFilter::try_new(&config.log_level).map_err(|error| ServeError::set_up("logging", error))?;
+        let filter = log_filter(&config.log_level).map_err(|error| ServeError::set_up("logging", error))?;
         tracing_subscriber::registry()
             .with(span_layer(provider.as_ref()))
             .with(log_layer(config.log_format, writer).with_filter(filter))
@@ -178,6 +177,17 @@ fn provider(
         .with_resource(Resource::builder().with_service_name(name).build())
         .with_batch_exporter(Reported::new(exporter, endpoint, exports.clone()));
     Ok(Some(provider.build()))
+}
+
+/// What is logged. Of h2 only errors, where the usual is logged of all: it warns of every connection that resets too many
+/// streams, and so whoever opens them decides how much is written.
+fn log_filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    let filter = EnvFilter::try_new(directives)?;
+    let usual = |part: &str| matches!(part.trim().parse(), Ok(LevelFilter::INFO | LevelFilter::WARN));
+    if directives.split(',').any(usual) && !directives.contains("h2") {
+        return Ok(filter.add_directive("h2=error".parse()?));
+    }
+    Ok(filter)
 }
 
 /// The crates whose spans are ours. Those of h2 and hyper would drown them, and exporting would make more of them.
@@ -237,5 +247,25 @@ impl prometheus_client::collector::Collector for DroppedLines {
             prometheus_client::metrics::MetricType::Counter,
         )?;
         prometheus_client::encoding::EncodeMetric::encode(&counter, metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h2_is_quiet_unless_it_is_asked() {
+        for (directives, quiet) in [
+            ("info", true),
+            ("warn", true),
+            ("info,agent_router=debug", true),
+            ("off", false),
+            ("debug", false),
+            ("info,h2=debug", false),
+        ] {
+            let filter = log_filter(directives).unwrap().to_string();
+            assert_eq!(filter.contains("h2=error"), quiet, "{directives}: {filter}");
+        }
     }
 }
