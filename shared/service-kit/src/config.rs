@@ -30,6 +30,8 @@ use serde::de::DeserializeOwned;
 pub use environment::{EnvVar, Environment, Parse};
 pub use error::{ConfigError, Problem, Problems, Refused};
 use files::Fingerprints;
+pub use files::read_file;
+use print::Sources;
 pub use types::{
     Endpoint, FromText, ListenAddress, Seconds, Secret, SecretUrl, comma_separated, value_or_text,
 };
@@ -74,7 +76,7 @@ pub trait ServiceConfig: Serialize + DeserializeOwned + Default {
 pub struct Loaded<T> {
     /// The configuration.
     pub config: T,
-    figment: Figment,
+    sources: Sources,
     /// What was in the files when they were read.
     files: Fingerprints,
 }
@@ -89,7 +91,7 @@ impl<T: fmt::Debug> fmt::Debug for Loaded<T> {
 impl<T: Serialize> Loaded<T> {
     /// Every value with its source, one a line, secrets redacted.
     pub fn to_text(&self) -> String {
-        print::to_text(&self.config, &self.figment)
+        print::to_text(&self.config, &self.sources)
     }
 }
 
@@ -101,6 +103,33 @@ pub fn load<T: ServiceConfig>(
     file: Option<&Path>,
     environment: &Environment,
 ) -> Result<Loaded<T>, ConfigError> {
+    let Some(path) = file else { return read(None, environment) };
+    let unreadable = |error: std::io::Error| unreadable(path, error.to_string());
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    parse(path, &text, environment)
+}
+
+/// Reads a configuration from the text of a file, which is not looked at itself, and the environment.
+///
+/// # Errors
+/// A key or value is wrong.
+pub fn parse<T: ServiceConfig>(
+    path: &Path,
+    text: &str,
+    environment: &Environment,
+) -> Result<Loaded<T>, ConfigError> {
+    read(Some((path, text)), environment)
+}
+
+fn read<T: ServiceConfig>(
+    file: Option<(&Path, &str)>,
+    environment: &Environment,
+) -> Result<Loaded<T>, ConfigError> {
+    // First: what is no document needs no more.
+    let document = match file {
+        Some((path, text)) => Some(document(text).map_err(|error| unreadable(path, error))?),
+        None => None,
+    };
     let defaults =
         Value::serialize(T::default()).map_err(|error| ConfigError::Defaults(error.to_string()))?;
     let own: Vec<String> = defaults.as_dict().map(|dict| dict.keys().cloned().collect()).unwrap_or_default();
@@ -112,30 +141,32 @@ pub fn load<T: ServiceConfig>(
         figment = figment.merge(Layer { metadata, dict: nest(&key, value) });
     }
     let mut files = Fingerprints::default();
-    if let Some(path) = file {
-        let dict = own_sections(read_file(path, &mut files)?, &own)?;
+    if let Some(((path, text), document)) = file.zip(document) {
+        files.add(path, text.as_bytes());
+        let dict = own_sections(document, &own)?;
         let metadata = Metadata::named(format!("file {}", path.display()));
         figment = figment.merge(Layer { metadata, dict });
     }
-    let config: T = repair::extract(&figment)?;
+    let sources = Sources::of(figment)?;
+    let config: T = repair::extract(&sources)?;
     for path in config.files() {
         files.look_at(&path);
     }
     let mut problems = Problems::default();
     config.check(&mut problems);
-    problems.into_result(|key| print::source(&figment, key))?;
-    Ok(Loaded { config, figment, files })
+    problems.into_result(|key| sources.source(key))?;
+    Ok(Loaded { config, sources, files })
 }
 
-fn read_file(path: &Path, files: &mut Fingerprints) -> Result<Dict, ConfigError> {
-    let unreadable = |reason: String| ConfigError::File { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    files.add(path, text.as_bytes());
+fn unreadable(path: &Path, reason: String) -> ConfigError {
+    ConfigError::File { path: path.to_owned(), reason }
+}
+
+fn document(text: &str) -> Result<Dict, String> {
     // A map takes the last of two equal keys in silence; a document refuses them.
-    let checked: Result<serde_yaml_ng::Value, _> = serde_yaml_ng::from_str(&text);
-    checked.map_err(|error| unreadable(error.to_string()))?;
-    let value: Option<Dict> =
-        serde_yaml_ng::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+    let checked: Result<serde_yaml_ng::Value, _> = serde_yaml_ng::from_str(text);
+    checked.map_err(|error| error.to_string())?;
+    let value: Option<Dict> = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
     Ok(value.unwrap_or_default())
 }
 

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use figment::Figment;
 use figment::error::Kind;
 use thiserror::Error;
 
-use super::print;
+use super::files::read_file;
+use super::print::{self, Sources};
 use super::types::Endpoint;
 
 /// One wrong key or value.
@@ -82,7 +82,7 @@ impl Problems {
 
     /// What is in the file that a setting names. `None`, with a problem, where it cannot be read.
     pub fn read_file(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
-        let read = std::fs::read(path);
+        let read = read_file(path);
         let told = |error| self.add(key, path.display(), format!("must be a file that can be read: {error}"));
         read.map_err(told).ok()
     }
@@ -162,7 +162,7 @@ impl ConfigError {
 }
 
 impl Problem {
-    pub(super) fn of_figment(error: &figment::Error, figment: &Figment) -> Self {
+    pub(super) fn of_figment(error: &figment::Error, sources: &Sources) -> Self {
         let mut key = error.path.join(".");
         let problem = match &error.kind {
             Kind::UnknownField(name, known) => {
@@ -171,7 +171,7 @@ impl Problem {
                     key = [error.path.as_slice(), std::slice::from_ref(name)].concat().join(".");
                 }
                 let mut problem = Problem::unknown_key(&key, name, known);
-                problem.source = print::source(figment, &problem.key);
+                problem.source = sources.source(&problem.key);
                 return problem;
             }
             Kind::MissingField(name) => {
@@ -199,9 +199,9 @@ impl Problem {
         };
         let mut problem = problem;
         if problem.value.is_empty() && !print::is_secret(&problem.key) {
-            problem.value = print::raw(figment, &problem.key);
+            problem.value = sources.raw(&problem.key);
         }
-        problem.source = print::source(figment, &problem.key);
+        problem.source = sources.source(&problem.key);
         problem
     }
 }

@@ -176,8 +176,8 @@ impl<C: ServiceConfig + Send + Sync + 'static> Watcher<C> {
         let files = files.collect::<Vec<_>>().join(", ");
         info!(cause, changed = names(changed.iter().filter(live).collect()), files, "configuration reloaded");
         let fixed = print::differences(
-            (&self.started.config, &self.started.figment),
-            (&loaded.config, &loaded.figment),
+            (&self.started.config, &self.started.sources),
+            (&loaded.config, &loaded.sources),
         );
         let restart = names(fixed.iter().filter(|key| !live(key)).collect());
         if !restart.is_empty() {
@@ -220,9 +220,9 @@ fn reload<C: ServiceConfig>(
     let loaded = source.load::<C>()?;
     match target.prepare(&loaded.config) {
         Ok(prepared) => prepared.apply(),
-        Err(problems) => problems.into_result(|key| print::source(&loaded.figment, key))?,
+        Err(problems) => problems.into_result(|key| loaded.sources.source(key))?,
     }
-    let changed = print::differences((&running.config, &running.figment), (&loaded.config, &loaded.figment));
+    let changed = print::differences((&running.config, &running.sources), (&loaded.config, &loaded.sources));
     Ok((loaded, changed))
 }
 

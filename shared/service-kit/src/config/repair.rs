@@ -9,6 +9,7 @@ use figment::{Error, Figment};
 
 use super::ServiceConfig;
 use super::error::{ConfigError, Problem};
+use super::print::Sources;
 
 /// More than this in one configuration is another kind of document.
 const MAX_PROBLEMS: usize = 50;
@@ -17,16 +18,16 @@ const MAX_PROBLEMS: usize = 50;
 ///
 /// # Errors
 /// Values are of a wrong type, or keys are unknown: all of them, but for those behind the first in a list.
-pub(super) fn extract<T: ServiceConfig>(figment: &Figment) -> Result<T, ConfigError> {
-    let mut error = match figment.extract() {
+pub(super) fn extract<T: ServiceConfig>(sources: &Sources) -> Result<T, ConfigError> {
+    let mut error = match sources.extract() {
         Ok(config) => return Ok(config),
-        Err(error) => error,
+        Err(error) => *error,
     };
     let defaults = Value::serialize(T::default()).unwrap_or_else(|_| Dict::new().into());
-    let mut value: Value = figment.extract().map_err(|error| Problem::of_figment(&error, figment))?;
+    let mut value: Value = sources.extract().map_err(|error| Problem::of_figment(&error, sources))?;
     let mut problems = Vec::new();
     while problems.len() < MAX_PROBLEMS {
-        let problem = Problem::of_figment(&error, figment);
+        let problem = Problem::of_figment(&error, sources);
         if problems.contains(&problem) {
             break;
         }

@@ -192,8 +192,8 @@ fn what_changed_is_told_by_its_keys_secrets_included() {
         load::<Config>(Some(&path), &Environment::default()).unwrap()
     };
     let (one, other) = (load("agents: [a]"), load("agents: [b]\ngateway: {limit: 3}"));
-    let keys = print::differences((&one.config, &one.figment), (&other.config, &other.figment));
+    let keys = print::differences((&one.config, &one.sources), (&other.config, &other.sources));
     assert_eq!(keys.into_iter().collect::<Vec<_>>(), ["agents", "gateway.limit"]);
-    let none = print::differences((&one.config, &one.figment), (&one.config, &one.figment));
+    let none = print::differences((&one.config, &one.sources), (&one.config, &one.sources));
     assert!(none.is_empty());
 }
