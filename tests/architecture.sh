@@ -37,6 +37,10 @@ for service in "${services[@]}"; do
     forbid "$service" normal,build "only all-in-one composes services" "${services[@]}" all-in-one
 done
 
+for service in api-server upstream-sim; do
+    forbid "$service" normal,build "only the agent-router and the gateway keep anything in Redis" redis
+done
+
 while read -r lines file; do
     if [ "$lines" -gt 500 ]; then
         printf 'architecture: warning: %s has %s lines; does it have one reason to change?\n' "$file" "$lines" >&2

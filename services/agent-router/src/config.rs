@@ -25,7 +25,7 @@ use service_kit::tls::TlsConfig;
 
 use crate::settings::Settings;
 pub use breaker::BreakerConfig;
-pub use cache::{AgentCacheConfig, CacheConfig, CacheMode, RedisConfig, RedisMode};
+pub use cache::{AgentCacheConfig, CacheConfig, CacheMode};
 pub use pool::{Affinity, ConcurrencyConfig, DnsConfig, HealthCheckConfig};
 pub use sampling::SamplingConfig;
 pub use stream::{MidStream, PrefixStyle};

@@ -16,8 +16,7 @@ use service_kit::config::Problems;
 use service_kit::tls::Expiry;
 
 use crate::config::{AgentCacheConfig, AgentConfig, CacheMode, Config, Kind, MidStream};
-pub(crate) use cache::read_file;
-pub use cache::{CacheSettings, RedisNode, RedisSettings, StoreSettings, TlsFiles, Topology};
+pub use cache::{CacheSettings, StoreSettings};
 pub use pool::{HealthCheck, PoolSettings};
 pub use tier::{Accepts, Connection, HedgeSettings, Identity, ModelTier, TierSettings, Timeouts};
 

@@ -11,6 +11,7 @@ use resilience::{Randomness, SplitMix64, SystemClock};
 use service_kit::auth::{Audience, GrpcDoor, Guard, SecurityReload};
 use service_kit::circuit_breakers::CircuitBreakers;
 use service_kit::cli::{HealthAddress, Service};
+use service_kit::config::Problems;
 use service_kit::config::reload::Reload;
 use service_kit::grpc::ServerOptions;
 use service_kit::health::{DEPENDENCIES, Health};
@@ -124,8 +125,9 @@ impl Service for Gateway {
         let breakers =
             CircuitBreakers::new(Arc::clone(routers.breakers()), Arc::new(|_| Vec::new()), replica);
         let metrics = LimitMetrics::register(&mut registry);
-        let shared = section.limits.redis_url.clone().map(|url| {
-            let (shared, keeper) = SharedLimits::new(url, &mut registry);
+        // What is wrong with it was told when the configuration was checked.
+        let shared = section.limits.shared(&mut Problems::default()).map(|settings| {
+            let (shared, keeper) = SharedLimits::new(settings, &mut registry);
             background.spawn(|stop| keeper.run(stop));
             shared
         });

@@ -9,13 +9,13 @@
 //! * [`admin`]: the admin endpoint
 //! * [`shutdown`]: the order in which a process ends
 //! * [`layer`]: deadline, trace, metrics and drain around every RPC
-//! * [`link`]: a connection that is kept
 //! * [`grpc`]: a gRPC server with all of it
 //! * [`held_body`]: a response's body that holds something while there is work behind it
 //! * [`in_process`]: the same server, called by the code of its own process
 //! * [`dns`]: the addresses of names
 //! * [`status`]: error reasons and their status codes
 //! * [`paging`]: pages of lists
+//! * `redis` (a feature): one Redis, behind Sentinels, or a cluster, and a connection that is kept
 //! * [`replica`]: which of a service's processes this is
 //! * [`circuit_breakers`]: its circuit breakers over gRPC and in JSON
 //! * [`security`]: what may be reached from outside, and by whom
@@ -36,9 +36,10 @@ pub mod held_body;
 pub mod identity;
 pub mod in_process;
 pub mod layer;
-pub mod link;
 pub mod metrics;
 pub mod paging;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod replica;
 pub mod security;
 pub mod serving;

@@ -10,7 +10,7 @@
 
 mod client;
 mod expiry;
-mod files;
+pub(crate) mod files;
 mod live;
 mod names;
 mod server;

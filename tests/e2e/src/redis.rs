@@ -1,7 +1,8 @@
-//! Real Redis servers.
+//! Real servers of Redis' protocol: Redis and Valkey, alone, behind Sentinels, or in a cluster.
 
 mod cluster;
 mod sentinel;
+mod servers;
 
 use std::process::Stdio;
 
@@ -12,21 +13,17 @@ use tokio::process::{Child, Command};
 use crate::eventually;
 pub use cluster::Cluster;
 pub use sentinel::Sentinels;
+pub use servers::{Program, Servers, Settings, variables};
 
-/// A Redis server of this test's own, in memory only.
+/// A server of this test's own, in memory only.
 #[derive(Debug)]
 pub struct Redis {
     child: Child,
+    servers: Servers,
     port: u16,
     arguments: Vec<String>,
     /// Where it writes what it may: a replica keeps what its master sends, and would load that at its next start.
     _files: TempDir,
-}
-
-/// What became of a server that was started.
-enum Start {
-    Up,
-    Ended,
 }
 
 /// A port that nobody listens on now.
@@ -35,66 +32,43 @@ pub fn free_port() -> u16 {
     free.local_addr().expect("its address").port()
 }
 
+/// Starts a server that listens on a port. `None` when it ends, as it does where the port is taken.
+async fn spawn(mut command: Command, port: u16) -> Option<Child> {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = quiet
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: `make test` installs the server: {error}"));
+    let up = eventually("a server that listens", || {
+        let ended = child.try_wait().expect("a status").is_some();
+        async move {
+            let connected = TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+            (ended || connected).then_some(!ended)
+        }
+    });
+    up.await.then_some(child)
+}
+
 impl Redis {
-    /// Starts a server on a free port.
+    /// Starts a Redis on a free port.
     ///
     /// # Panics
     /// `redis-server` is missing or does not start.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Servers::of(Program::Redis).start().await
     }
 
-    /// Starts a server with more arguments, among which `PORT` stands for its port.
-    ///
-    /// # Panics
-    /// `redis-server` is missing or does not start.
-    pub async fn start_with(arguments: &[&str]) -> Self {
-        // Another process may take the port in between: then the server ends at once, and the next port is tried.
-        for _ in 0..5 {
-            let port = free_port();
-            let arguments = arguments.iter().map(|argument| argument.replace("PORT", &port.to_string()));
-            if let Some(redis) = Self::start_at(port, arguments.collect()).await {
-                return redis;
-            }
-        }
-        panic!("redis-server does not start");
-    }
-
-    /// Starts a server where another one has been.
-    ///
-    /// # Panics
-    /// It does not start: the port is taken.
-    pub async fn start_on(port: u16) -> Self {
-        Self::start_at(port, Vec::new()).await.expect("its port is free again")
-    }
-
-    async fn start_at(port: u16, arguments: Vec<String>) -> Option<Self> {
-        let text = port.to_string();
+    async fn start_at(servers: Servers, port: u16, arguments: Vec<String>) -> Option<Self> {
         let files = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new("redis-server")
-            .args(["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        let mut server = Command::new(servers.program().server());
+        server
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(servers.arguments(port))
             .arg("--dir")
             .arg(files.path())
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("redis-server is installed: `make test` does that");
-        let started = eventually("redis-server", || {
-            let ended = child.try_wait().expect("a status").is_some();
-            async move {
-                if ended {
-                    return Some(Start::Ended);
-                }
-                TcpStream::connect(("127.0.0.1", port)).await.ok().map(|_| Start::Up)
-            }
-        });
-        match started.await {
-            Start::Up => Some(Self { child, port, arguments, _files: files }),
-            Start::Ended => None,
-        }
+            .args(&arguments);
+        let child = spawn(server, port).await?;
+        Some(Self { child, servers, port, arguments, _files: files })
     }
 
     /// Its port.
@@ -102,19 +76,23 @@ impl Redis {
         self.port
     }
 
-    /// Its URL.
+    /// Its URL, with the user that it has for us.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.servers.url(self.port)
     }
 
-    /// Runs a command with `redis-cli` and returns what it prints.
+    /// How a client reaches it.
+    pub fn settings(&self) -> Settings {
+        self.servers.settings(self.port)
+    }
+
+    /// Runs a command and returns what it prints.
     ///
     /// # Panics
     /// The server does not answer, or with an error.
     pub async fn cli(&self, command: &[&str]) -> String {
-        let port = self.port.to_string();
-        let ran = Command::new("redis-cli").args(["-e", "-p", &port]).args(command).output().await;
-        let ran = ran.expect("redis-cli is installed beside redis-server");
+        let ran = self.servers.cli(self.port).arg("-e").args(command).output().await;
+        let ran = ran.expect("the command line is installed beside the server");
         assert!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8_lossy(&ran.stdout).trim_end().to_owned()
     }
@@ -124,9 +102,9 @@ impl Redis {
     /// # Panics
     /// It has ended.
     pub async fn signal(&self, signal: &str) {
-        let pid = self.child.id().expect("redis-server runs").to_string();
+        let pid = self.child.id().expect("the server runs").to_string();
         let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().await;
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} cannot be sent to redis-server");
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} cannot be sent to the server");
     }
 
     /// Kills it and starts an empty one in its place, at the same address.
@@ -134,8 +112,9 @@ impl Redis {
     /// # Panics
     /// The new one does not start.
     pub async fn replace(mut self) -> Self {
-        self.child.kill().await.expect("redis-server ends");
-        Self::start_at(self.port, self.arguments).await.expect("its port is free again")
+        self.child.kill().await.expect("the server ends");
+        let started = Self::start_at(self.servers, self.port, self.arguments).await;
+        started.expect("its port is free again")
     }
 
     /// Kills it, as a crash would.
@@ -143,6 +122,6 @@ impl Redis {
     /// # Panics
     /// It cannot be killed.
     pub async fn kill(mut self) {
-        self.child.kill().await.expect("redis-server ends");
+        self.child.kill().await.expect("the server ends");
     }
 }

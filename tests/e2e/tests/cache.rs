@@ -1,16 +1,25 @@
-//! The promise: whatever becomes of Redis, answers keep coming, and none is slower than its 50 ms because of it.
+//! The promise: whatever becomes of Redis (or Valkey), answers keep coming, and none is slower than its 50 ms because of it.
 
 use aiplatform_proto::inference::v1::{AttemptOutcome, ChatResponse};
 use e2e::answers::Router;
 use e2e::chat::{outcomes, served_by, text};
 use e2e::eventually;
-use e2e::redis::Redis;
+use e2e::redis::{Program, Redis, Servers};
 
 use AttemptOutcome::{CacheMiss, Failure, SkippedBreaker, Success};
 
 fn cache_outcome(answer: &ChatResponse) -> Option<AttemptOutcome> {
     outcomes(&answer.attempts).into_iter().find(|(tier, _)| *tier == "cache").map(|(_, outcome)| outcome)
 }
+
+e2e::with_redis_and_valkey!(
+    killed_in_mid_run_and_started_again_empty,
+    frozen_and_thawed,
+    frozen_before_the_first_request,
+    out_of_memory,
+    a_wrong_password_is_told_and_put_right_without_a_restart,
+    a_value_that_is_no_answer,
+);
 
 async fn start(redis: &Redis) -> Router {
     Router::start(&[("REDIS_URL", redis.url())]).await
@@ -37,9 +46,8 @@ async fn until_cached(router: &Router, known: &str) -> ChatResponse {
     .await
 }
 
-#[tokio::test]
-async fn killed_in_mid_run_and_started_again_empty() {
-    let redis = Redis::start().await;
+async fn killed_in_mid_run_and_started_again_empty(program: Program) {
+    let redis = Servers::of(program).start().await;
     let router = start(&redis).await;
     router.keep("a known question").await;
     router.models_down().await;
@@ -53,7 +61,7 @@ async fn killed_in_mid_run_and_started_again_empty() {
     // The models' answers do not wait for the store either.
     router.models_up().await;
     assert_eq!(served_by(&router.ask("another question").await).tier, "max");
-    let _redis = Redis::start_on(port).await;
+    let _redis = Servers::of(program).start_on(port).await;
     router.models_down().await;
     eventually("a miss of the empty store", || async {
         let answer = router.ask("a known question").await;
@@ -67,9 +75,8 @@ async fn killed_in_mid_run_and_started_again_empty() {
     until_cached(&router, "a known question").await;
 }
 
-#[tokio::test]
-async fn frozen_and_thawed() {
-    let redis = Redis::start().await;
+async fn frozen_and_thawed(program: Program) {
+    let redis = Servers::of(program).start().await;
     let router = start(&redis).await;
     router.keep("a known question").await;
     redis.signal("STOP").await;
@@ -82,9 +89,8 @@ async fn frozen_and_thawed() {
     until_cached(&router, "a known question").await;
 }
 
-#[tokio::test]
-async fn frozen_before_the_first_request() {
-    let redis = Redis::start().await;
+async fn frozen_before_the_first_request(program: Program) {
+    let redis = Servers::of(program).start().await;
     redis.signal("STOP").await;
     let router = start(&redis).await;
     router.models_down().await;
@@ -94,9 +100,8 @@ async fn frozen_before_the_first_request() {
     router.keep("a known question").await;
 }
 
-#[tokio::test]
-async fn out_of_memory() {
-    let redis = Redis::start().await;
+async fn out_of_memory(program: Program) {
+    let redis = Servers::of(program).start().await;
     let router = start(&redis).await;
     router.keep("a known question").await;
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
@@ -115,9 +120,8 @@ async fn out_of_memory() {
     router.keep("a question after it").await;
 }
 
-#[tokio::test]
-async fn a_wrong_password_is_told_and_put_right_without_a_restart() {
-    let redis = Redis::start_with(&["--requirepass", "hunter2"]).await;
+async fn a_wrong_password_is_told_and_put_right_without_a_restart(program: Program) {
+    let redis = Servers::of(program).start_with(&["--requirepass", "hunter2"]).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "hunter1\n").unwrap();
     let path = file.path().to_str().unwrap().to_owned();
@@ -142,9 +146,8 @@ async fn a_wrong_password_is_told_and_put_right_without_a_restart() {
     until_cached(&router, "a known question").await;
 }
 
-#[tokio::test]
-async fn a_value_that_is_no_answer() {
-    let redis = Redis::start().await;
+async fn a_value_that_is_no_answer(program: Program) {
+    let redis = Servers::of(program).start().await;
     let router = start(&redis).await;
     router.keep("a known question").await;
     let key = redis.cli(&["KEYS", "aip:answer:*"]).await;

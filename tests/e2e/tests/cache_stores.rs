@@ -1,14 +1,27 @@
-//! The promise: answers are kept in one Redis, in the master that Sentinels name, or in a cluster; encrypted, and by a user
-//! who may do no more than that.
+//! The promise: answers are kept in one Redis (or Valkey), in the master that Sentinels name, or in a cluster; encrypted, and by
+//! a user who may do no more than that.
 
 use e2e::answers::Router;
 use e2e::certificates::Certificates;
 use e2e::chat::served_by;
 use e2e::eventually;
-use e2e::redis::{Cluster, Redis, Sentinels};
+use e2e::redis::{Program, Servers, Settings, variables};
 
 /// What the operator's guide gives the cache's user.
 const RULES: &str = "~aip:answer:* resetchannels -@all +getrange +set +ping +select +role +cluster|slots";
+
+e2e::with_redis_and_valkey!(
+    a_new_master_is_found_by_the_sentinels,
+    a_new_master_is_found_by_the_sentinels_encrypted_and_with_users,
+    a_cluster_spreads_answers_over_its_nodes_and_may_lose_one,
+    a_cluster_spreads_answers_over_its_nodes_encrypted_and_with_a_user,
+    tls_with_an_authority_of_our_own_and_a_client_certificate,
+    a_user_with_no_more_than_the_guides_rules,
+);
+
+async fn start(settings: Settings) -> Router {
+    Router::start(&variables("cache", settings)).await
+}
 
 async fn until_cached(router: &Router, known: &str) {
     eventually("the answer from the cache", || async {
@@ -17,16 +30,22 @@ async fn until_cached(router: &Router, known: &str) {
     .await;
 }
 
-#[tokio::test]
-async fn a_new_master_is_found_by_the_sentinels() {
-    let mut sentinels = Sentinels::start().await;
-    let router = Router::start(&[
-        ("REDIS_URL", sentinels.url()),
-        ("AIP__CACHE__REDIS__MODE", "sentinel".into()),
-        ("AIP__CACHE__REDIS__NODES", sentinels.others()),
-        ("AIP__CACHE__REDIS__SENTINEL_MASTER", "answers".into()),
-    ])
-    .await;
+fn no_secret_is_told(router: &Router) {
+    let told = router.process.output();
+    assert!(!told.contains("secret@") && !told.contains("watch"), "{told}");
+}
+
+async fn a_new_master_is_found_by_the_sentinels(program: Program) {
+    a_new_master_is_found(Servers::of(program)).await;
+}
+
+async fn a_new_master_is_found_by_the_sentinels_encrypted_and_with_users(program: Program) {
+    a_new_master_is_found(Servers::of(program).encrypted().with_user(RULES)).await;
+}
+
+async fn a_new_master_is_found(servers: Servers) {
+    let mut sentinels = servers.sentinels().await;
+    let router = start(sentinels.settings()).await;
     router.keep("a known question").await;
     eventually("the replica's copy", || async {
         (sentinels.replica.cli(&["DBSIZE"]).await == "1").then_some(())
@@ -42,24 +61,25 @@ async fn a_new_master_is_found_by_the_sentinels() {
         (sentinels.replica.cli(&["DBSIZE"]).await != "1").then_some(())
     })
     .await;
+    no_secret_is_told(&router);
 }
 
-#[tokio::test]
-async fn a_cluster_spreads_answers_over_its_nodes_and_may_lose_one() {
-    let mut cluster = Cluster::start().await;
-    let nodes: Vec<String> =
-        cluster.nodes[1..].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-    let router = Router::start(&[
-        ("REDIS_URL", cluster.nodes[0].url()),
-        ("AIP__CACHE__REDIS__MODE", "cluster".into()),
-        ("AIP__CACHE__REDIS__NODES", nodes.join(",")),
-    ])
-    .await;
+async fn a_cluster_spreads_answers_over_its_nodes_and_may_lose_one(program: Program) {
+    answers_are_spread(Servers::of(program)).await;
+}
+
+async fn a_cluster_spreads_answers_over_its_nodes_encrypted_and_with_a_user(program: Program) {
+    answers_are_spread(Servers::of(program).encrypted().with_user(RULES)).await;
+}
+
+async fn answers_are_spread(servers: Servers) {
+    let mut cluster = servers.cluster().await;
+    let router = start(cluster.settings()).await;
     let questions: Vec<String> = (0..12).map(|number| format!("question {number}")).collect();
     for question in &questions {
         router.keep(question).await;
     }
-    let kept = cluster.answers().await;
+    let kept = cluster.keys().await;
     assert!(kept.iter().all(|kept| *kept > 0), "{kept:?}");
     router.models_down().await;
     for question in &questions {
@@ -70,46 +90,23 @@ async fn a_cluster_spreads_answers_over_its_nodes_and_may_lose_one() {
         let answer = router.ask(question).await;
         assert!(served_by(&answer).cached || served_by(&answer).degraded);
     }
+    no_secret_is_told(&router);
 }
 
-#[tokio::test]
-async fn tls_with_an_authority_of_our_own_and_a_client_certificate() {
-    let ours = Certificates::new();
-    let (certificate, key) = ours.sign("127.0.0.1");
-    let (shown, secret) = ours.sign("router");
-    let authority = ours.authority();
-    let port = e2e::redis::free_port();
-    let text = port.to_string();
-    let redis = Redis::start_with(&[
-        "--tls-port",
-        &text,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &authority,
-        "--tls-auth-clients",
-        "yes",
-    ])
-    .await;
-    let url = format!("rediss://127.0.0.1:{port}");
-    let with = |ca: &str| {
-        [
-            ("REDIS_URL", url.clone()),
-            ("AIP__CACHE__REDIS__CA_FILE", ca.to_owned()),
-            ("AIP__CACHE__REDIS__CLIENT_CERT_FILE", shown.clone()),
-            ("AIP__CACHE__REDIS__CLIENT_KEY_FILE", secret.clone()),
-        ]
-    };
-    let router = Router::start(&with(&authority)).await;
+async fn tls_with_an_authority_of_our_own_and_a_client_certificate(program: Program) {
+    let redis = Servers::of(program).encrypted().start().await;
+    let router = start(redis.settings()).await;
     router.keep("a known question").await;
     assert_eq!(redis.cli(&["DBSIZE"]).await, "1");
     router.models_down().await;
     until_cached(&router, "a known question").await;
 
     let foreign = Certificates::new();
-    let router = Router::start(&with(&foreign.authority())).await;
+    let distrust = |(field, value)| match field {
+        "redis.ca_file" => (field, foreign.authority()),
+        _ => (field, value),
+    };
+    let router = start(redis.settings().into_iter().map(distrust).collect()).await;
     router.models_down().await;
     let answer = router.ask("a known question").await;
     assert!(served_by(&answer).degraded, "{answer:?}");
@@ -119,24 +116,17 @@ async fn tls_with_an_authority_of_our_own_and_a_client_certificate() {
     .await;
 }
 
-#[tokio::test]
-async fn a_user_with_no_more_than_the_guides_rules() {
-    let rules: Vec<&str> = RULES.split(' ').collect();
-    let user = [&["--user", "aip", "on", ">secret"][..], &rules, &["--user", "default", "off"]].concat();
-    let redis = Redis::start_with(&user).await;
-    let router =
-        Router::start(&[("REDIS_URL", redis.url().replace("redis://", "redis://aip:secret@") + "/2")]).await;
+async fn a_user_with_no_more_than_the_guides_rules(program: Program) {
+    let redis = Servers::of(program).with_user(RULES).start().await;
+    let router = Router::start(&[("REDIS_URL", redis.url() + "/2")]).await;
     router.keep("a known question").await;
     router.models_down().await;
     until_cached(&router, "a known question").await;
-    assert!(!router.process.output().contains("secret"));
+    no_secret_is_told(&router);
 
     // The same user without a right to our keys: told, and no answer held up.
-    let router = Router::start(&[
-        ("REDIS_URL", redis.url().replace("redis://", "redis://aip:secret@")),
-        ("AIP__CACHE__KEY_PREFIX", "other:".into()),
-    ])
-    .await;
+    let router =
+        Router::start(&[("REDIS_URL", redis.url()), ("AIP__CACHE__KEY_PREFIX", "other:".into())]).await;
     router.ask("a known question").await;
     eventually("the refused write", || async { (router.writes("failed").await > 0).then_some(()) }).await;
     router.models_down().await;

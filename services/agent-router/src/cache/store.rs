@@ -5,13 +5,14 @@ mod redis;
 
 use std::time::Duration;
 
+use service_kit::redis::Keeper;
 use tokio_util::sync::CancellationToken;
 
 use super::CacheKey;
 use crate::settings::StoreSettings;
 use crate::upstream::UpstreamError;
 use memory::Memory;
-use redis::{Keeper, Redis};
+use redis::Redis;
 
 /// What a store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +47,8 @@ impl Stored {
     pub(super) fn open(settings: &StoreSettings, max_bytes: usize) -> (Self, StoreKeeper) {
         match settings {
             StoreSettings::Memory { bytes } => (Self::Memory(Memory::new(*bytes)), StoreKeeper(None)),
-            StoreSettings::Redis(settings) => {
-                let (redis, keeper) = Redis::open(settings, max_bytes);
+            StoreSettings::Redis { settings, key_prefix } => {
+                let (redis, keeper) = Redis::open(settings, key_prefix, max_bytes);
                 (Self::Redis(redis), StoreKeeper(Some(keeper)))
             }
         }

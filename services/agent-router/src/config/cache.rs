@@ -1,10 +1,10 @@
 //! The `cache` section, and what an agent says about earlier answers.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use service_kit::config::{Seconds, SecretUrl, comma_separated};
+use service_kit::config::{Seconds, SecretUrl};
+use service_kit::redis::RedisConfig;
 
 /// The `cache` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,45 +48,6 @@ impl Default for CacheConfig {
             write_queue: 1024,
         }
     }
-}
-
-/// The `cache.redis` section: what is behind `cache.redis_url`. Its user, password and database are those of the servers
-/// that keep the answers, in every mode.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RedisConfig {
-    /// One server, Sentinels that know the master, or the nodes of a cluster.
-    pub mode: RedisMode,
-    /// More Sentinels, or more nodes of the cluster, as `host:port`.
-    #[serde(deserialize_with = "comma_separated")]
-    pub nodes: Vec<String>,
-    /// A file with the password, read for every connection. Instead of a password in `redis_url`.
-    pub password_file: Option<PathBuf>,
-    /// A PEM file of the authorities that may sign the servers' certificates (`rediss`). Unset: the system's.
-    pub ca_file: Option<PathBuf>,
-    /// A PEM file with the certificate that is shown to the servers (`rediss`).
-    pub client_cert_file: Option<PathBuf>,
-    /// A PEM file with the key of that certificate (`rediss`).
-    pub client_key_file: Option<PathBuf>,
-    /// The name under which the Sentinels know the master (`sentinel`). Required there.
-    pub sentinel_master: Option<String>,
-    /// The user at the Sentinels (`sentinel`).
-    pub sentinel_username: Option<String>,
-    /// A file with the password at the Sentinels (`sentinel`).
-    pub sentinel_password_file: Option<PathBuf>,
-}
-
-/// What is behind `cache.redis_url`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RedisMode {
-    /// One server.
-    #[default]
-    Single,
-    /// Sentinels that know the master.
-    Sentinel,
-    /// The nodes of a cluster.
-    Cluster,
 }
 
 /// What an agent uses earlier answers for.

@@ -1,12 +1,9 @@
 //! The store of earlier answers.
 
-mod redis;
-
 use service_kit::config::Problems;
+use service_kit::redis::{RedisSettings, Timeouts};
 
 use crate::config::{CacheConfig, Config};
-pub(crate) use redis::read_file;
-pub use redis::{RedisNode, RedisSettings, TlsFiles, Topology};
 
 /// The store of earlier answers.
 #[derive(Debug, Clone)]
@@ -30,7 +27,12 @@ pub enum StoreSettings {
         bytes: u64,
     },
     /// Redis or Valkey.
-    Redis(Box<RedisSettings>),
+    Redis {
+        /// How it is reached.
+        settings: Box<RedisSettings>,
+        /// Stands before every key.
+        key_prefix: String,
+    },
 }
 
 /// The largest limit for an answer, in bytes: a stored value says its length in 32 bits, and Redis holds no more in one.
@@ -62,14 +64,13 @@ pub(super) fn of(config: &Config, problems: &mut Problems) -> Option<CacheSettin
 }
 
 fn store(section: &CacheConfig, problems: &mut Problems) -> Option<StoreSettings> {
-    if let Some(url) = &section.redis_url {
-        return redis::of(section, url, problems).map(|redis| StoreSettings::Redis(Box::new(redis)));
+    let timeouts = Timeouts { response: section.response_timeout.0, connect: section.connect_timeout.0 };
+    let redis = section.redis.check("cache", section.redis_url.as_ref(), timeouts, problems);
+    if section.redis_url.is_none() {
+        return Some(StoreSettings::Memory { bytes: section.memory_bytes });
     }
-    for (field, given) in redis::given(&section.redis) {
-        let key = format!("cache.redis.{field}");
-        problems.require(!given, &key, "", "has no effect without cache.redis_url");
-    }
-    Some(StoreSettings::Memory { bytes: section.memory_bytes })
+    let key_prefix = section.key_prefix.clone();
+    redis.map(|settings| StoreSettings::Redis { settings: Box::new(settings), key_prefix })
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn each_named_environment_variable_has_its_effect() {
     assert_eq!(max.timeouts.total, Duration::from_secs(2));
     let TierSettings::Ollama(ollama) = &settings.tiers["ollama"] else { panic!() };
     assert_eq!(ollama.endpoints[0].to_string(), "http://c:3");
-    let StoreSettings::Redis(redis) = settings.cache.unwrap().store else { panic!() };
+    let StoreSettings::Redis { settings: redis, .. } = settings.cache.unwrap().store else { panic!() };
     assert_eq!(redis.name(), "redis/cache:6379");
     assert!(matches!(&settings.tiers["degraded"], TierSettings::Message { text } if text == "later"));
 

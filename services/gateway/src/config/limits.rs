@@ -1,10 +1,17 @@
 //! The `gateway.limits` section: what protects the gateway from its callers, and them from one another.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use service_kit::config::{Problems, Seconds, SecretUrl};
 use service_kit::grpc::Ping;
 use service_kit::identity::KeyLimits;
+use service_kit::redis::{RedisConfig, RedisSettings, Timeouts};
 use service_kit::serving::ConnectionLimits;
+
+/// How long Redis has for its answer, which a request waits for, and how long a connection may take to be made.
+const TIMEOUTS: Timeouts =
+    Timeouts { response: Duration::from_millis(50), connect: Duration::from_millis(500) };
 
 /// The `gateway.limits` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +33,8 @@ pub struct LimitsConfig {
     pub body_timeout: Seconds,
     /// The Redis where gateways count together. Without it, each counts for itself.
     pub redis_url: Option<SecretUrl>,
+    /// What is behind `redis_url`.
+    pub redis: RedisConfig,
     /// What each caller may take, where its key does not say otherwise.
     pub per_caller: KeyLimits,
 }
@@ -41,6 +50,7 @@ impl Default for LimitsConfig {
             write_timeout: Seconds::new(30),
             body_timeout: Seconds::new(30),
             redis_url: None,
+            redis: RedisConfig::default(),
             per_caller: KeyLimits::default(),
         }
     }
@@ -61,6 +71,11 @@ impl LimitsConfig {
         Ping { interval: self.ping_interval.0, timeout: self.ping_timeout.0 }
     }
 
+    /// The Redis where gateways count together. `None`: each counts for itself, or there is a problem.
+    pub(crate) fn shared(&self, problems: &mut Problems) -> Option<RedisSettings> {
+        self.redis.check("gateway.limits", self.redis_url.as_ref(), TIMEOUTS, problems)
+    }
+
     /// Refuses what cannot work.
     pub(super) fn check(&self, problems: &mut Problems) {
         let most = self.max_in_flight;
@@ -76,11 +91,7 @@ impl LimitsConfig {
         ] {
             problems.require(!time.0.is_zero(), key, time, "must be longer than 0");
         }
-        if let Some(url) = &self.redis_url {
-            let known = matches!(url.scheme(), "redis" | "rediss");
-            let rule = "must be a URL such as redis://host:6379 or rediss://host:6379";
-            problems.require(known, "gateway.limits.redis_url", url, rule);
-        }
+        drop(self.shared(problems));
         self.per_caller.check("gateway.limits.per_caller", problems);
     }
 }

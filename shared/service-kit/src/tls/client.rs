@@ -77,7 +77,8 @@ impl ClientTlsConfig {
             return Err(Refused);
         }
         let roots = files::authorities(ca_file, &ca_key, problems);
-        let identity = files::identity(section, self.cert_file.as_ref(), self.key_file.as_ref(), problems);
+        let keys = (format!("{section}.cert_file"), format!("{section}.key_file"));
+        let identity = files::identity(keys, self.cert_file.as_ref(), self.key_file.as_ref(), problems);
         let server_name = self.server_name.clone().map(ServerName::try_from).transpose();
         let Ok(server_name) = server_name else {
             let name = self.server_name.as_deref().unwrap_or_default();

@@ -12,20 +12,19 @@ use super::Expiry;
 use crate::config::{Problems, Refused};
 
 /// A certificate with its chain, and its key.
-pub(super) struct Identity {
+pub(crate) struct Identity {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) private_key: PrivateKeyDer<'static>,
     pub(super) expiry: Option<Expiry>,
 }
 
-/// The certificate and key of a section, where it names them.
-pub(super) fn identity(
-    section: &str,
+/// The certificate and key that a section names by these keys, where it does.
+pub(crate) fn identity(
+    (cert_key, key_key): (String, String),
     certificate: Option<&PathBuf>,
     private_key: Option<&PathBuf>,
     problems: &mut Problems,
 ) -> Result<Option<Identity>, Refused> {
-    let (cert_key, key_key) = (format!("{section}.cert_file"), format!("{section}.key_file"));
     let (cert_path, key_path) = match (certificate, private_key) {
         (Some(certificate), Some(private_key)) => (certificate, private_key),
         (None, None) => return Ok(None),
@@ -54,7 +53,7 @@ pub(super) fn identity(
 }
 
 /// The authorities in a file.
-pub(super) fn authorities(path: &Path, key: &str, problems: &mut Problems) -> Option<RootCertStore> {
+pub(crate) fn authorities(path: &Path, key: &str, problems: &mut Problems) -> Option<RootCertStore> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(path, key, problems)? {
         if let Err(error) = store.add(certificate) {

@@ -42,7 +42,8 @@ impl TlsConfig {
     /// # Errors
     /// It cannot be used.
     pub fn read(&self, section: &str, problems: &mut Problems) -> Result<Option<NewServerTls>, Refused> {
-        let identity = files::identity(section, self.cert_file.as_ref(), self.key_file.as_ref(), problems)?;
+        let keys = (format!("{section}.cert_file"), format!("{section}.key_file"));
+        let identity = files::identity(keys, self.cert_file.as_ref(), self.key_file.as_ref(), problems)?;
         let ca_key = format!("{section}.client_ca_file");
         let Some(Identity { chain, private_key, expiry }) = identity else {
             if let Some(path) = &self.client_ca_file {

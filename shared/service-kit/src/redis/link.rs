@@ -42,7 +42,7 @@ struct Broken {
 
 /// Where requests find the connection. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Link<C> {
+pub(super) struct Link<C> {
     state: watch::Receiver<State<C>>,
     broken: mpsc::Sender<Broken>,
     unanswered: Arc<AtomicU32>,
@@ -50,7 +50,7 @@ pub struct Link<C> {
 
 /// Makes the connections.
 #[derive(Debug)]
-pub struct LinkKeeper<C> {
+pub(super) struct LinkKeeper<C> {
     state: watch::Sender<State<C>>,
     broken: mpsc::Receiver<Broken>,
     unanswered: Arc<AtomicU32>,
@@ -58,7 +58,7 @@ pub struct LinkKeeper<C> {
 
 impl<C: Clone> Link<C> {
     /// A link without a connection. The keeper must run for it to get one.
-    pub fn new() -> (Self, LinkKeeper<C>) {
+    pub(super) fn new() -> (Self, LinkKeeper<C>) {
         let (state, watched) = watch::channel(State::Connecting);
         let (report, reports) = mpsc::channel(1);
         let unanswered = Arc::new(AtomicU32::new(0));
@@ -70,7 +70,7 @@ impl<C: Clone> Link<C> {
     ///
     /// # Errors
     /// There is none, and why.
-    pub async fn connection(&self) -> Result<(C, u64), Arc<str>> {
+    pub(super) async fn connection(&self) -> Result<(C, u64), Arc<str>> {
         let mut state = self.state.clone();
         let settled = state.wait_for(|state| !matches!(state, State::Connecting)).await;
         match settled.as_deref() {
@@ -81,19 +81,19 @@ impl<C: Clone> Link<C> {
     }
 
     /// The connection answered a command.
-    pub fn answered(&self) {
+    pub(super) fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
     }
 
     /// This connection did not answer a command.
-    pub fn silent(&self, number: u64) {
+    pub(super) fn silent(&self, number: u64) {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
             self.broken(number, format!("{PATIENCE} commands in a row had no answer"));
         }
     }
 
     /// This connection is dead, and why.
-    pub fn broken(&self, number: u64, why: String) {
+    pub(super) fn broken(&self, number: u64, why: String) {
         // A report that finds no room is not needed: the keeper has one to read.
         self.broken.try_send(Broken { number, why }).unwrap_or_default();
     }
@@ -101,7 +101,7 @@ impl<C: Clone> Link<C> {
 
 impl<C: Clone> LinkKeeper<C> {
     /// Connects to `what`, as logs call it, whenever there is no connection, until all links are gone.
-    pub async fn run<F>(mut self, what: &'static str, connect: impl Fn() -> F)
+    pub(super) async fn run<F>(mut self, what: &'static str, connect: impl Fn() -> F)
     where
         F: Future<Output = Result<C, String>>,
     {

@@ -5,6 +5,7 @@
 //! redis-rs' own client has one limit for all of them, which a single frozen Sentinel would use up.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::cluster::ClusterClient;
@@ -16,8 +17,8 @@ use ::redis::{
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::Connection;
-use crate::settings::{RedisNode, RedisSettings, TlsFiles, Topology, read_file};
+use super::{Connection, RedisNode, RedisSettings, TlsFiles, Topology};
+use crate::config::read_file;
 
 /// How long a cluster's connection waits before it asks a node again, in milliseconds.
 const CLUSTER_RETRY_WAIT: (u64, u64) = (2, 20);
@@ -41,11 +42,15 @@ pub(super) enum ConnectError {
 /// Makes connections.
 #[derive(Debug)]
 pub(super) struct Connector {
-    settings: RedisSettings,
+    settings: Arc<RedisSettings>,
 }
 
 impl Connector {
-    pub(super) fn new(settings: RedisSettings) -> Self {
+    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
+        if settings.tls.is_some() {
+            // redis-rs takes the process' own. That there is one already is as good.
+            drop(rustls::crypto::ring::default_provider().install_default());
+        }
         Self { settings }
     }
 
@@ -92,10 +97,10 @@ impl Connector {
             Some(tls) => Client::build_with_tls(info, tls.clone())?,
             None => Client::open(info)?,
         };
-        let limit = self.settings.connect_timeout;
+        let limit = self.settings.timeouts.connect;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(limit.max(self.settings.response_timeout)));
+            .set_response_timeout(Some(limit.max(self.settings.timeouts.response)));
         let connect = async {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             // Connecting may need no word of the server, and a client certificate is refused only after it: a server
@@ -124,7 +129,7 @@ impl Connector {
                 let found: Option<(String, u16)> = command.query_async(&mut connection).await?;
                 Ok::<_, ConnectError>(found)
             };
-            last = match timeout(self.settings.connect_timeout, ask).await {
+            last = match timeout(self.settings.timeouts.connect, ask).await {
                 Ok(Ok(Some((host, port)))) => return Ok(RedisNode { host, port }),
                 Ok(Ok(None)) => format!("{sentinel} does not"),
                 Ok(Err(error)) => format!("{sentinel}: {error}"),
@@ -143,8 +148,8 @@ impl Connector {
         let (shortest, longest) = CLUSTER_RETRY_WAIT;
         let mut builder = ClusterClient::builder(nodes.collect::<Result<Vec<_>, _>>()?)
             .use_protocol(ProtocolVersion::RESP2)
-            .connection_timeout(self.settings.connect_timeout)
-            .response_timeout(self.settings.response_timeout)
+            .connection_timeout(self.settings.timeouts.connect)
+            .response_timeout(self.settings.timeouts.response)
             .retries(CLUSTER_RETRIES)
             .min_retry_wait(shortest)
             .max_retry_wait(longest)
@@ -154,7 +159,7 @@ impl Connector {
         }
         let client = builder.build()?;
         // A node that is silent takes its time, and the map of the slots is asked of another one after it.
-        let limit = self.settings.connect_timeout * 3;
+        let limit = self.settings.timeouts.connect * 3;
         let connection = timeout(limit, client.get_async_connection());
         Ok(Connection::Cluster(connection.await.map_err(|_elapsed| ConnectError::Timeout(limit))??))
     }
