@@ -70,6 +70,43 @@ apt_install() {
     as_root "${install[@]}" >>"$log" 2>&1 || { tail -n 5 "$log" >&2; return 1; }
 }
 
+# need_valkey: valkey-server and valkey-cli on the PATH: this machine's, or of the distribution's packages (Debian 12 has them
+# among its backports), unpacked into target/tools. No service is set up by that.
+need_valkey() {
+    local prefix=$TOOLS/valkey archive
+    PATH=$PATH:$prefix/usr/bin
+    have valkey-server && have valkey-cli && return 0
+    # What it is linked with is what Redis is linked with.
+    need_apt redis-server redis-server "whose libraries Valkey needs too" || return 1
+    say "fetching the packages of Valkey into target/tools"
+    rm -rf "$prefix"
+    mkdir -p "$prefix"/{lists,archives}/partial
+    local -a options=()
+    if ! apt-cache show valkey-server >/dev/null 2>&1; then
+        # With lists of our own: the machine's sources stay as they are.
+        local codename
+        codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME-}")
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian %s main\n' \
+            "$codename-backports" >"$prefix/sources.list"
+        options=(-o "Dir::Etc::sourcelist=$prefix/sources.list" -o Dir::Etc::sourceparts=-
+            -o "Dir::State::lists=$prefix/lists" -o "Dir::Cache::archives=$prefix/archives"
+            -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o Acquire::Languages=none)
+    fi
+    if ! {
+        { [ ${#options[@]} -eq 0 ] || apt-get "${options[@]}" update; } &&
+            (cd "$prefix/archives" && apt-get "${options[@]}" download valkey-server valkey-tools)
+    } >"$prefix/apt.log" 2>&1; then
+        tail -n 3 "$prefix/apt.log" >&2
+        say "no package of Valkey is to be had for this distribution"
+        return 1
+    fi
+    for archive in "$prefix"/archives/*.deb; do
+        dpkg-deb -x "$archive" "$prefix" || return 1
+    done
+    rm -rf "$prefix/lists"
+    valkey-server --version >/dev/null || { say "valkey-server does not run here"; return 1; }
+}
+
 # need_nginx: a reverse proxy to compare with. The service that Debian's package sets up is stopped again.
 need_nginx() {
     # Debian puts it where only root looks.
