@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::coalesce::{Coalescer, Joined, Landed, Lead};
 use super::convert;
 use super::stream::{ResponseStream, Streamed, Successors};
-use super::told::{detour, summary};
+use super::told::{detour, summary, tier_that};
 use crate::agents::{Agent, CurrentAgents};
 use crate::answer::{Answer, AnswerStream};
 use crate::backend::{Backend, is_model, kind_of};
@@ -124,13 +124,15 @@ impl Inference {
         let agent = &*asked.agent.name;
         match error {
             ChainError::Stopped { error, attempts } => {
-                let tier = attempts.last().map(|attempt| attempt.tier.to_string()).unwrap_or_default();
+                let tier = tier_that(&attempts, |outcome| outcome == AttemptOutcome::Rejected);
                 info!(agent, tier, kind = error.kind(), "request refused by an upstream");
                 reason_of(&error).status(error.to_string()).with("tier", tier).with("attempts", tried).build()
             }
             ChainError::DeadlineExceeded { attempts } => {
                 warn!(agent, tried, "deadline passed before any tier answered");
-                let tier = attempts.last().map(|attempt| attempt.tier.to_string()).unwrap_or_default();
+                let tier = tier_that(&attempts, |outcome| {
+                    matches!(outcome, AttemptOutcome::Timeout | AttemptOutcome::Skipped(SkipReason::Deadline))
+                });
                 let message = format!("the deadline passed before any tier answered: {tried}");
                 Reason::DeadlineExceeded.status(message).with("tier", tier).with("attempts", tried).build()
             }

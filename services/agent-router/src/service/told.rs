@@ -56,6 +56,12 @@ pub(super) fn detour(attempts: &[Attempt]) -> Option<Detour> {
     })
 }
 
+/// The name of the last tier whose attempt ended so, or of the last tier of all.
+pub(super) fn tier_that(attempts: &[Attempt], ended_so: impl Fn(AttemptOutcome) -> bool) -> String {
+    let meant = attempts.iter().rfind(|attempt| ended_so(attempt.outcome)).or(attempts.last());
+    meant.map(|attempt| attempt.tier.to_string()).unwrap_or_default()
+}
+
 /// The attempts in one line: `max failure (connection failed: …), ollama timeout (…)`.
 pub(super) fn summary(attempts: &[Attempt]) -> String {
     let one = |attempt: &Attempt| {
@@ -100,6 +106,15 @@ mod tests {
 
     fn hedge(tier: &str, backend: &str, outcome: AttemptOutcome) -> Attempt {
         Attempt { extra: Some(ExtraCall::Hedge), ..attempt(tier, backend, outcome) }
+    }
+
+    #[test]
+    fn the_tier_that_an_error_is_about_is_not_always_the_last() {
+        let rejected = |outcome| outcome == AttemptOutcome::Rejected;
+        let refused = [hedge("ollama", "c", AttemptOutcome::Rejected), attempt("max", "a", Failure)];
+        assert_eq!(tier_that(&refused, rejected), "ollama");
+        assert_eq!(tier_that(&refused[1..], rejected), "max");
+        assert_eq!(tier_that(&[], rejected), "");
     }
 
     #[test]
