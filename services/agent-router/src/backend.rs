@@ -9,7 +9,7 @@ use aiplatform_proto::inference::v1::{FinishReason, TierKind};
 use reqwest::Url;
 use resilience::{
     AttemptOutcome, CallError as _, Candidate, CircuitBreaker, Deadline, InFlight, Outcome, PeakEwma,
-    PeakEwmaConfig, Rest, SystemClock, Tier, stable_hash,
+    PeakEwmaConfig, Rest, Silence, SystemClock, Tier, stable_hash,
 };
 
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
@@ -42,6 +42,7 @@ pub struct Backend {
     name: String,
     breaker: Option<CircuitBreaker>,
     rest: Rest,
+    silence: Silence,
     load: PeakEwma,
     /// Of its name, for affinity.
     hash: u64,
@@ -55,7 +56,17 @@ impl Backend {
     pub fn new(kind: Kind, name: String, breaker: Option<CircuitBreaker>, target: Target) -> Self {
         let load = PeakEwma::new(PeakEwmaConfig::default(), Arc::new(SystemClock::new()));
         let hash = stable_hash(name.as_bytes());
-        Self { kind, name, breaker, rest: Rest::new(), load, hash, health: None, target }
+        Self {
+            kind,
+            name,
+            breaker,
+            rest: Rest::new(),
+            silence: Silence::new(),
+            load,
+            hash,
+            health: None,
+            target,
+        }
     }
 
     /// The same, with a URL that answers when the server is there.
@@ -130,6 +141,10 @@ impl resilience::Backend for Backend {
 
     fn rest(&self) -> Option<&Rest> {
         Some(&self.rest)
+    }
+
+    fn silence(&self) -> Option<&Silence> {
+        Some(&self.silence)
     }
 }
 

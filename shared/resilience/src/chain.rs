@@ -7,7 +7,8 @@
 //! The chain owns the timeouts. A call that is cut off by its tier's own limit counts as a failure of its backend. One
 //! that a hurried client's deadline left less than half of that limit does not, and with less than the tier's minimum none
 //! is made: a timeout that a healthy backend could not have kept says nothing about the backend, and a few impatient
-//! clients must not take it away from everybody.
+//! clients must not take it away from everybody. But where nobody else is answered either, such waits add up to the failure that
+//! a patient client would have seen ([`Silence`]), and so do those that are given up with their walk.
 //!
 //! A tier may bound the calls to it ([`Tier::bulkhead`]), ask a backend again (*retry*, [`Tier::retry`]), and make a second
 //! call beside a slow one (*hedge*, [`Tier::hedge`]); by default it does none of that. All extra calls of a chain draw on one
@@ -21,6 +22,7 @@ mod guard;
 mod hedge;
 mod pool;
 mod rest;
+mod silence;
 mod stats;
 mod tier;
 mod walker;
@@ -41,6 +43,7 @@ pub use guard::CallGuard;
 pub use hedge::Hedge;
 pub use pool::{FixedPool, Pool};
 pub use rest::Rest;
+pub use silence::Silence;
 pub use stats::{ChainStats, LatencyQuantiles, SkipCounts, TierStats};
 use stats::{Recorder, WalkGuard};
 pub use tier::{Backend, Capacity, Tier, Walk};

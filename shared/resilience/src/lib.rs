@@ -51,7 +51,8 @@ pub use breaker::{
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{
     Attempt, AttemptOutcome, Backend, CallGuard, Capacity, ChainError, ChainStats, ExtraCall, FallbackChain,
-    FixedPool, Hedge, LatencyQuantiles, Pool, Rest, Served, SkipCounts, SkipReason, Tier, TierStats, Walk,
+    FixedPool, Hedge, LatencyQuantiles, Pool, Rest, Served, Silence, SkipCounts, SkipReason, Tier, TierStats,
+    Walk,
 };
 pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Retry, Verdict};
 #[cfg(feature = "quanta")]

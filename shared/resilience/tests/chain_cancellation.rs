@@ -15,7 +15,7 @@ use std::time::Duration;
 use resilience::{
     Backend, Backoff, Bulkhead, BulkheadConfig, CallError, CallGuard, ChainError, CircuitBreaker,
     CircuitBreakerConfig, Deadline, FallbackChain, Hedge, Rest, Retry, RetryBudget, RetryBudgetConfig,
-    RetryPolicy, Served, SplitMix64, State, SystemClock, Tier, Verdict, Walk,
+    RetryPolicy, Served, Silence, SplitMix64, State, SystemClock, Tier, Verdict, Walk,
 };
 
 const fn ms(ms: u64) -> Duration {
@@ -30,6 +30,7 @@ struct Moody {
     random: Arc<SplitMix64>,
     calls: AtomicU64,
     rest: Rest,
+    silence: Silence,
 }
 
 impl Backend for Moody {
@@ -43,6 +44,10 @@ impl Backend for Moody {
 
     fn rest(&self) -> Option<&Rest> {
         Some(&self.rest)
+    }
+
+    fn silence(&self) -> Option<&Silence> {
+        Some(&self.silence)
     }
 }
 
@@ -100,6 +105,7 @@ fn suite(seed: u64) -> Suite {
             random: Arc::clone(&random),
             calls: AtomicU64::new(0),
             rest: Rest::new(),
+            silence: Silence::new(),
         })
     };
     let bulkheads: Vec<_> = (2..=3)

@@ -1,6 +1,7 @@
 //! What a call holds while it lasts.
 
 use super::attempt::AttemptOutcome;
+use super::silence::Wait;
 use crate::breaker::{Outcome, Permit, State};
 use crate::bulkhead::BulkheadPermit;
 use crate::classify::Verdict;
@@ -12,7 +13,8 @@ use crate::retry_budget::RetryBudget;
 /// Whoever reads the answer settles the guard when it ends. Dropped without that, the slot is given back, and the permit
 /// is a success: the answer had begun, so the backend did its work, and it was the client who went away. Before the
 /// answer begins the guard is the chain's own; dropped there, with the walk, the permit is cancelled, and what that means
-/// is the breaker's own setting.
+/// is the breaker's own setting. But when the backend has been silent for too long by that ([`Silence`](super::Silence)), it is a
+/// failure.
 #[must_use = "a guard that is dropped at once cancels the call"]
 #[derive(Debug)]
 pub struct CallGuard {
@@ -20,11 +22,29 @@ pub struct CallGuard {
     permit: Option<Permit>,
     slot: Option<BulkheadPermit>,
     budget: RetryBudget,
+    /// Until the answer begins or the call ends.
+    wait: Option<Wait>,
 }
 
 impl CallGuard {
-    pub(super) fn new(permit: Option<Permit>, slot: Option<BulkheadPermit>, budget: RetryBudget) -> Self {
-        Self { permit, slot, budget }
+    pub(super) fn new(
+        permit: Option<Permit>,
+        slot: Option<BulkheadPermit>,
+        budget: RetryBudget,
+        wait: Option<Wait>,
+    ) -> Self {
+        Self { permit, slot, budget, wait }
+    }
+
+    /// The call was given less time than would tell something about its backend, and that is over. Says whether the backend
+    /// has been silent for too long by now.
+    pub(super) fn hurried(&mut self) -> bool {
+        self.wait.take().is_some_and(Wait::given_up)
+    }
+
+    /// Another call was faster: how long this one would have taken is nobody's to know.
+    pub(super) fn lost(mut self) {
+        self.wait = None;
     }
 
     /// The answer has begun: its first item is there. A stream's probe passes with that, for the time being: see
@@ -32,6 +52,9 @@ impl CallGuard {
     pub(super) fn begun(&mut self, streaming: bool) {
         if let Some(slot) = &mut self.slot {
             slot.answered(if streaming { Measured::FirstItem } else { Measured::Whole });
+        }
+        if let Some(wait) = self.wait.take() {
+            wait.answered();
         }
         match &mut self.permit {
             Some(permit) if streaming => permit.pass_probe(),
@@ -63,6 +86,15 @@ impl CallGuard {
 
     /// The answer ended with this meaning for the breaker: outcome, and how long the backend wants to be left alone.
     pub fn settle(mut self, verdict: Verdict) {
+        if let Some(wait) = self.wait.take()
+            && is_answer(&verdict)
+        {
+            wait.answered();
+        }
+        self.end(verdict);
+    }
+
+    fn end(&mut self, verdict: Verdict) {
         if let Some(slot) = &mut self.slot
             && is_overload(&verdict)
         {
@@ -74,6 +106,28 @@ impl CallGuard {
             }
             permit.record(verdict);
         }
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        // A panic is the permit's own to see.
+        if !std::thread::panicking() && self.hurried() {
+            self.end(Verdict::TIMEOUT);
+        }
+    }
+}
+
+/// Whether a call that has ended so ends its backend's silence: it spoke, or is called a failure for this already. A failure of
+/// another kind may have come from whatever lies before it.
+fn is_answer(verdict: &Verdict) -> bool {
+    match verdict.outcome {
+        AttemptOutcome::Success
+        | AttemptOutcome::Timeout
+        | AttemptOutcome::Rejected
+        | AttemptOutcome::Overloaded
+        | AttemptOutcome::Miss => true,
+        AttemptOutcome::Failure | AttemptOutcome::Cancelled | AttemptOutcome::Skipped(_) => false,
     }
 }
 

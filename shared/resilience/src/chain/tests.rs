@@ -4,6 +4,7 @@ mod first;
 mod hedge;
 mod pool;
 mod retry;
+mod silence;
 mod stream;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ struct Scripted {
     script: Script,
     calls: AtomicU32,
     rest: Rest,
+    silence: Silence,
 }
 
 impl Backend for Scripted {
@@ -62,6 +64,10 @@ impl Backend for Scripted {
 
     fn rest(&self) -> Option<&Rest> {
         Some(&self.rest)
+    }
+
+    fn silence(&self) -> Option<&Silence> {
+        Some(&self.silence)
     }
 }
 
@@ -111,7 +117,14 @@ fn backend(name: &'static str, script: Script) -> Arc<Scripted> {
 fn guarded(name: &'static str, script: Script, failures: u32) -> Arc<Scripted> {
     let config = CircuitBreakerConfig::consecutive_failures(failures, ms(30_000)).unwrap();
     let breaker = Some(CircuitBreaker::new(name, config, Arc::new(ManualClock::new())));
-    Arc::new(Scripted { name, breaker, script, calls: AtomicU32::new(0), rest: Rest::new() })
+    Arc::new(Scripted {
+        name,
+        breaker,
+        script,
+        calls: AtomicU32::new(0),
+        rest: Rest::new(),
+        silence: Silence::new(),
+    })
 }
 
 fn tier(name: &str, backends: Vec<Arc<Scripted>>) -> Arc<Tier<Scripted>> {
@@ -190,6 +203,7 @@ async fn a_rejection_says_what_is_waited_for() {
             script: Script::Answer,
             calls: AtomicU32::new(0),
             rest: Rest::new(),
+            silence: Silence::new(),
         };
         let chain = FallbackChain::new(vec![tier("one", vec![Arc::new(backend)])]);
         let error = chain.run(walk(ms(1000)), play).await.unwrap_err();
@@ -425,6 +439,7 @@ fn recovering(probes: u32) -> (FallbackChain<Scripted>, CircuitBreaker, Arc<Manu
         script: Script::Answer,
         calls: AtomicU32::new(0),
         rest: Rest::new(),
+        silence: Silence::new(),
     });
     (FallbackChain::new(vec![tier("one", vec![backend])]), breaker, clock)
 }

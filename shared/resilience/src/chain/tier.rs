@@ -10,6 +10,7 @@ use super::attempt::Attempt;
 use super::hedge::Hedge;
 use super::pool::{FixedPool, Pool};
 use super::rest::Rest;
+use super::silence::Silence;
 use crate::backoff::RetryPolicy;
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
@@ -26,6 +27,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Where it is kept until when the backend wants to be left alone: a walk that is told so keeps it here, and every
     /// walk looks. `None`, the default: nobody keeps it.
     fn rest(&self) -> Option<&Rest> {
+        None
+    }
+
+    /// Where it is kept for how long the backend has been waited for in vain. `None`, the default: nobody keeps it, and waits
+    /// too short to blame the backend never add up to a failure.
+    fn silence(&self) -> Option<&Silence> {
         None
     }
 }

@@ -122,26 +122,26 @@ impl<'a, B: Backend> Walker<'a, B> {
         F: Fn(Arc<B>, Deadline) -> Fut,
         Fut: Future<Output = Result<A, E>>,
     {
-        let (made, guard) = self.admit(index, turn).await?;
+        let made = self.admit(index, turn).await?;
         if let Some(delay) = self.hedge_delay(&made) {
-            return self.hedged(made, guard, delay, call).await;
+            return self.hedged(made, delay, call).await;
         }
-        let (guard, result) = call::make(made.backend(), made.deadline(), guard, call).await;
-        self.judge(made, guard, result)
+        let result = call::make(made.backend(), made.deadline(), call).await;
+        self.judge(made, result)
     }
 
     /// A call has ended: records it, and decides what it means for the walk.
     fn judge<A, E: CallError>(
         &mut self,
-        call: Call<B>,
-        mut guard: CallGuard,
+        mut call: Call<B>,
         result: Result<A, Failed<E>>,
     ) -> Option<End<A, E>> {
         let (recorder, streaming) = (&self.chain.recorder, self.walk.streaming);
         let tier = call.index();
         let failed = match result {
             Ok(answer) => {
-                let took = self.log.succeed(call.into_begun());
+                let (mut guard, begun) = call.into_parts();
+                let took = self.log.succeed(begun);
                 recorder.served(tier, took);
                 self.observe(tier, took);
                 guard.begun(streaming);
@@ -149,10 +149,9 @@ impl<'a, B: Backend> Walker<'a, B> {
             }
             Err(failed) => failed,
         };
-        let verdict = failed.verdict(&call);
         self.hurried |= matches!(failed, Failed::Late) && call.is_hurried();
-        guard.settle(verdict);
-        let (detail, cause) = failed.words(&call, streaming);
+        let verdict = failed.verdict(&mut call);
+        let (detail, cause) = failed.words(&call, &verdict, streaming);
         self.wants_rest(verdict.retry_after.map(|wait| wait.min(Rest::LONGEST)));
         if let (Some(rest), Some(wait)) = (call.backend().rest(), verdict.retry_after) {
             rest.begin(wait);
@@ -166,7 +165,9 @@ impl<'a, B: Backend> Walker<'a, B> {
                 self.leave(tier);
             }
         }
-        let took = self.log.end(call.into_begun(), verdict.outcome, detail, cause);
+        let (guard, begun) = call.into_parts();
+        guard.settle(verdict);
+        let took = self.log.end(begun, verdict.outcome, detail, cause);
         self.chain.recorder.ended(tier, verdict.outcome);
         if verdict.outcome == AttemptOutcome::Timeout {
             self.observe(tier, took);

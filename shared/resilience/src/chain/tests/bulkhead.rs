@@ -91,6 +91,7 @@ async fn a_probe_in_line_holds_no_permit() {
         script: Script::Answer,
         calls: AtomicU32::new(0),
         rest: Rest::new(),
+        silence: Silence::new(),
     };
     let chain = FallbackChain::new(vec![bounded(&bulkhead, vec![Arc::new(backend)])]);
     let taken = bulkhead.try_acquire().unwrap();

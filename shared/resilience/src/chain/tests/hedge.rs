@@ -235,6 +235,7 @@ async fn a_probe_is_not_hedged_and_its_breaker_gets_its_verdict() {
         script: Script::Slow(2000),
         calls: AtomicU32::new(0),
         rest: Rest::new(),
+        silence: Silence::new(),
     });
     let chain = chain_of(vec![hedging("one", vec![probed, slow("b", 1)])]);
     assert_eq!(chain.run(walk(ms(60_000)), play).await.unwrap().answer, "a");

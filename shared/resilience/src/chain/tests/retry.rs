@@ -199,6 +199,7 @@ async fn successes_fund_retries_and_those_of_a_backend_that_cannot_fail_do_not()
         script: Script::Answer,
         calls: AtomicU32::new(0),
         rest: Rest::new(),
+        silence: Silence::new(),
     });
     for (tier, funded) in
         [(tier("models", vec![backend("a", Script::Answer)]), 2), (tier("last", vec![message]), 0)]

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Turn, Walker};
-use crate::breaker::{CallNotPermitted, CircuitBreaker, Permit, RejectReason, State};
+use crate::breaker::{CallNotPermitted, CircuitBreaker, Outcome, Permit, RejectReason, State};
 use crate::bulkhead::BulkheadPermit;
 use crate::chain::attempt::{Begun, ExtraCall, SkipReason};
 use crate::chain::guard::CallGuard;
 use crate::chain::rest::Rest;
+use crate::chain::silence::Wait;
 use crate::chain::tier::Backend;
 use crate::classify::{CallError, Verdict};
 use crate::deadline::Deadline;
@@ -30,6 +31,7 @@ pub(super) struct Call<B> {
     left: Duration,
     is_probe: bool,
     begun: Begun,
+    guard: CallGuard,
 }
 
 impl<B> Call<B> {
@@ -53,8 +55,14 @@ impl<B> Call<B> {
         self.is_probe
     }
 
-    pub(super) fn into_begun(self) -> Begun {
-        self.begun
+    /// What it holds, and its record.
+    pub(super) fn into_parts(self) -> (CallGuard, Begun) {
+        (self.guard, self.begun)
+    }
+
+    /// What it means that it was cut off.
+    fn cut_off(&mut self) -> Verdict {
+        if self.is_hurried() && !self.guard.hurried() { Verdict::HURRIED } else { Verdict::TIMEOUT }
     }
 
     /// Whether the client left so little time that a timeout says nothing about the backend. A retry's time is short
@@ -68,16 +76,14 @@ impl<B> Call<B> {
 pub(super) async fn make<B, A, E, F, Fut>(
     backend: Arc<B>,
     deadline: Deadline,
-    guard: CallGuard,
     call: &F,
-) -> (CallGuard, Result<A, Failed<E>>)
+) -> Result<A, Failed<E>>
 where
     F: Fn(Arc<B>, Deadline) -> Fut,
     Fut: Future<Output = Result<A, E>>,
 {
     let timed = tokio::time::timeout_at(deadline.instant(), call(backend, deadline)).await;
-    let result = timed.map_or(Err(Failed::Late), |ended| ended.map_err(Failed::Error));
-    (guard, result)
+    timed.map_or(Err(Failed::Late), |ended| ended.map_err(Failed::Error))
 }
 
 /// How a call failed.
@@ -88,22 +94,24 @@ pub(super) enum Failed<E> {
 }
 
 impl<E: CallError> Failed<E> {
-    pub(super) fn verdict<B>(&self, call: &Call<B>) -> Verdict {
+    pub(super) fn verdict<B>(&self, call: &mut Call<B>) -> Verdict {
         match self {
             Self::Error(error) => error.verdict(),
-            Self::Late if call.is_hurried() => Verdict::HURRIED,
-            Self::Late => Verdict::TIMEOUT,
+            Self::Late => call.cut_off(),
         }
     }
 
     /// What went wrong, for the caller and for logs.
-    pub(super) fn words<B>(&self, call: &Call<B>, streaming: bool) -> (String, String) {
+    pub(super) fn words<B>(&self, call: &Call<B>, verdict: &Verdict, streaming: bool) -> (String, String) {
         match self {
             Self::Error(error) => (error.to_string(), error.cause()),
             Self::Late => {
                 let what = if streaming { "first content" } else { "answer" };
                 let left = call.left;
                 let hurried = match call.limit {
+                    Some(limit) if call.is_hurried() && verdict.breaker == Outcome::Failure => {
+                        format!(", as nobody else had in {limit:.1?}")
+                    }
                     Some(limit) if call.is_hurried() => {
                         format!(", too short to blame the backend: its limit is {limit:.1?}")
                     }
@@ -118,7 +126,7 @@ impl<E: CallError> Failed<E> {
 
 impl<B: Backend> Walker<'_, B> {
     /// Gets what a call needs. `None`: the backend, or the whole tier, is passed over, and the record says why.
-    pub(super) async fn admit(&mut self, index: usize, turn: Turn<B>) -> Option<(Call<B>, CallGuard)> {
+    pub(super) async fn admit(&mut self, index: usize, turn: Turn<B>) -> Option<Call<B>> {
         let limit = self.tier(index).limit(self.walk.streaming);
         let allotted = self.allotted(index);
         let given = turn.again.as_ref().and_then(|again| again.deadline);
@@ -154,21 +162,24 @@ impl<B: Backend> Walker<'_, B> {
         slot: Option<BulkheadPermit>,
         permit: Option<Permit>,
         why: Option<ExtraCall>,
-    ) -> (Call<B>, CallGuard) {
+    ) -> Call<B> {
         let tier = self.tier(index);
+        let limit = tier.limit(self.walk.streaming);
         self.line(index).calls += 1;
         let state = permit.as_ref().map(Permit::state);
-        let call = Call {
+        let silence = turn.backend.silence().cloned();
+        let wait = silence.zip(limit).map(|(silence, limit)| Wait::begin(silence, limit));
+        Call {
             index,
             retry: turn.retry,
             deadline,
-            limit: tier.limit(self.walk.streaming),
+            limit,
             left: deadline.remaining(),
             is_probe: state == Some(State::HalfOpen),
             begun: self.log.begin(&tier.name, turn.backend.name(), state, turn.retry, why),
             backend: turn.backend,
-        };
-        (call, CallGuard::new(permit, slot, self.chain.budget.clone()))
+            guard: CallGuard::new(permit, slot, self.chain.budget.clone(), wait),
+        }
     }
 
     fn is_too_late(&mut self, index: usize, turn: &Turn<B>, given: Option<Deadline>) -> bool {

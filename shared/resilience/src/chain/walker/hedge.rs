@@ -25,7 +25,6 @@ use super::{Call, End, Turn, Walker};
 use crate::breaker::{CircuitBreaker, State};
 use crate::bulkhead::Bulkhead;
 use crate::chain::attempt::{AttemptOutcome, ExtraCall};
-use crate::chain::guard::CallGuard;
 use crate::chain::tier::Backend;
 use crate::classify::{CallError, Next};
 use crate::deadline::Deadline;
@@ -41,7 +40,6 @@ impl<B: Backend> Walker<'_, B> {
     pub(super) async fn hedged<A, E, F, Fut>(
         &mut self,
         one: Call<B>,
-        guard: CallGuard,
         delay: Duration,
         call: &F,
     ) -> Option<End<A, E>>
@@ -51,16 +49,16 @@ impl<B: Backend> Walker<'_, B> {
         Fut: Future<Output = Result<A, E>>,
     {
         // Boxed, as the other is below: a future that holds two calls would be large, and few calls are hedged.
-        let mut first = Box::pin(make(one.backend(), one.deadline(), guard, call));
-        if let Ok((guard, result)) = tokio::time::timeout(delay, &mut first).await {
-            return self.judge(one, guard, result);
+        let mut first = Box::pin(make(one.backend(), one.deadline(), call));
+        if let Ok(result) = tokio::time::timeout(delay, &mut first).await {
+            return self.judge(one, result);
         }
-        let Some((other, guard)) = self.admit_hedge(one.index()) else {
-            let (guard, result) = first.await;
-            return self.judge(one, guard, result);
+        let Some(other) = self.admit_hedge(one.index()) else {
+            let result = first.await;
+            return self.judge(one, result);
         };
-        let mut second = Box::pin(make(other.backend(), other.deadline(), guard, call));
-        let (is_first, (guard, result)) = first_of(first.as_mut(), second.as_mut()).await;
+        let mut second = Box::pin(make(other.backend(), other.deadline(), call));
+        let (is_first, result) = first_of(first.as_mut(), second.as_mut()).await;
         let (ended, pending) = if is_first { (one, other) } else { (other, one) };
         let waiting = if is_first { second } else { first };
         if !self.is_of_use(pending.index(), ended.index(), &result) {
@@ -68,19 +66,19 @@ impl<B: Backend> Walker<'_, B> {
             let words =
                 if result.is_ok() { "another attempt was faster" } else { "another attempt was refused" };
             self.cancelled(pending, words);
-            return self.judge(ended, guard, result);
+            return self.judge(ended, result);
         }
         let refusing = ended.index();
-        let refused = self.judge(ended, guard, result);
-        let (guard, result) = waiting.await;
-        match (self.judge(pending, guard, result), refused) {
+        let refused = self.judge(ended, result);
+        let result = waiting.await;
+        match (self.judge(pending, result), refused) {
             (None, Some(End::Stopped(error))) => Some(End::StoppedAt { tier: refusing, error }),
             (end, _) => end,
         }
     }
 
     /// Gets what a hedge of a call at this tier needs, if there is somebody to take it.
-    fn admit_hedge(&mut self, index: usize) -> Option<(Call<B>, CallGuard)> {
+    fn admit_hedge(&mut self, index: usize) -> Option<Call<B>> {
         let (target, turn) = self.hedge_target(index)?;
         let tier = self.tier(target);
         let deadline = self.allotted(target).within(tier.limit(self.walk.streaming));
@@ -151,8 +149,9 @@ impl<B: Backend> Walker<'_, B> {
     /// A call was given up, because the other one had the last word.
     fn cancelled(&mut self, call: Call<B>, words: &str) {
         let tier = call.index();
-        let took =
-            self.log.end(call.into_begun(), AttemptOutcome::Cancelled, words.to_owned(), words.to_owned());
+        let (guard, begun) = call.into_parts();
+        guard.lost();
+        let took = self.log.end(begun, AttemptOutcome::Cancelled, words.to_owned(), words.to_owned());
         self.chain.recorder.ended(tier, AttemptOutcome::Cancelled);
         self.observe(tier, took);
     }
