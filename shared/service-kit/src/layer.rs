@@ -20,14 +20,17 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
 use resilience::Deadline;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use crate::grpc::MAX_INFRASTRUCTURE_MESSAGE;
+use crate::held_body::hold;
 use crate::in_process::Driven;
 use crate::metrics::{RpcMetrics, ShutdownMetrics};
+use crate::serving::{MAX_OPEN_STREAMS, Peer};
 use crate::shutdown::Shutdown;
 use crate::status::{Reason, request_too_large};
 use body::whole;
@@ -145,6 +148,10 @@ where
                 Ok(timeout) => timeout,
                 Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
             };
+            let place = match open_place(&call, &request) {
+                Ok(place) => place,
+                Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
+            };
             let deadline = timeout.map(Deadline::after);
             if let Some(deadline) = deadline {
                 request.extensions_mut().insert(deadline);
@@ -183,7 +190,11 @@ where
             let body = if driven && call.is_streaming(&parts.headers) {
                 Body::new(ObservedBody::new(body, observer))
             } else if call.is_streaming(&parts.headers) {
-                PumpedBody::start(body, deadline, end, shared.limits.send, observer)
+                let body = PumpedBody::start(body, deadline, end, shared.limits.send, observer);
+                match place {
+                    Some(place) => hold(body, place),
+                    None => body,
+                }
             } else if call.is_http() {
                 // It is whole, and has no trailers that would say more.
                 observer.end(Code::Ok);
@@ -207,6 +218,16 @@ where
         };
         Box::pin(future.instrument(span))
     }
+}
+
+/// The place of a stream that stays open for as long as its client wants, among those of its connection.
+fn open_place(call: &Call, request: &Request<Body>) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    let Some(peer) = request.extensions().get::<Peer>().filter(|_| call.is_open()) else { return Ok(None) };
+    peer.open_streams.begin().map(Some).ok_or_else(|| {
+        let message =
+            format!("at most {MAX_OPEN_STREAMS} watches of health and streams of reflection at a time");
+        Reason::Overloaded.status(message).retry_after(Some(Duration::from_secs(1))).build()
+    })
 }
 
 async fn expiry(deadline: Option<Deadline>) {
@@ -261,7 +282,9 @@ impl Observer {
     /// Ends the call with a response that has no body.
     fn refuse(&mut self, status: &Status, id: &RequestId) -> Response<Body> {
         self.end_with(status);
-        if !matches!(status.code(), Code::InvalidArgument | Code::Unimplemented) {
+        // Of health nothing is logged: whoever asks shows no credential, and may ask as often as it likes.
+        let ours = self.method().is_some();
+        if ours && !matches!(status.code(), Code::InvalidArgument | Code::Unimplemented) {
             tracing::info!(reason = status.message(), "request cut off");
         }
         let mut response = status.clone().into_http();

@@ -4,6 +4,7 @@ mod connection;
 mod connections;
 mod gathered;
 mod incoming;
+mod open_streams;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ pub use connection::{Connection, Peer};
 use connections::WatchedIncoming;
 pub use connections::{ConnectionLimits, Connections};
 pub use incoming::Incoming;
+pub use open_streams::MAX_OPEN_STREAMS;
 
 /// A service that cannot start or go on.
 #[derive(Debug, Error)]

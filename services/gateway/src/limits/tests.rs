@@ -212,7 +212,7 @@ async fn addresses_beyond_those_that_fit_share_one_limit() {
     for host in 1..=100_u8 {
         let mut extensions = http::Extensions::new();
         let peer = std::net::SocketAddr::from(([192, 0, 2, host], 1));
-        extensions.insert(Peer { address: peer, names: None });
+        extensions.insert(Peer::new(peer, None));
         let state = callers.of(&extensions).unwrap();
         admitted += u32::from(state.rate().unwrap().take().is_ok());
     }

@@ -87,7 +87,7 @@ mod tests {
         let mut extensions = Extensions::new();
         extensions.insert(Caller::anonymous());
         let address = SocketAddr::new(address.parse().unwrap(), 1234);
-        extensions.insert(Peer { address, names: None });
+        extensions.insert(Peer::new(address, None));
         Who::of(&extensions)
     }
 

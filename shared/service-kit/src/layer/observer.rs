@@ -38,6 +38,11 @@ impl Observer {
         &self.span
     }
 
+    /// The method, if it is one of ours.
+    pub(super) fn method(&self) -> Option<&Arc<str>> {
+        self.method.as_ref()
+    }
+
     /// Ends the call with a status that comes instead of a response.
     pub(super) fn end_with(&mut self, status: &Status) {
         self.span.record("http.response.status_code", http_status(status).as_u16());

@@ -112,6 +112,11 @@ impl Call {
         }
     }
 
+    /// Whether it stays open for as long as its client wants.
+    pub(super) fn is_open(&self) -> bool {
+        self.kind == Kind::Open
+    }
+
     pub(super) fn is_http(&self) -> bool {
         self.kind == Kind::Http
     }

@@ -118,6 +118,33 @@ async fn a_question_for_health_has_the_deadline_of_any_call_and_a_watch_has_none
     }
 }
 
+#[tokio::test]
+async fn a_connection_has_a_few_watches_and_as_many_questions_as_it_likes() {
+    let layer = CallLayer::new([], Limits::default(), Shutdown::new(), &mut Registry::default());
+    let call = async |path: &str, peer: &Peer| {
+        let inner = service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(endless())));
+        let request = Request::builder().uri(format!("http://router/grpc.health.v1.Health/{path}"));
+        let request = request.extension(peer.clone()).body(Body::empty()).unwrap();
+        let response = layer.layer(inner).oneshot(request).await.unwrap();
+        match Status::from_header_map(response.headers()) {
+            None => Ok(response),
+            Some(status) => Err(status.get_details_error_info().unwrap().reason),
+        }
+    };
+    let peer = |port| Peer::new(([192, 0, 2, 1], port).into(), None);
+    let (one, other) = (peer(1), peer(2));
+    let mut open = Vec::new();
+    for _ in 0..MAX_OPEN_STREAMS {
+        open.push(call("Watch", &one).await.unwrap());
+    }
+    assert_eq!(call("Watch", &one).await.unwrap_err(), "OVERLOADED");
+    assert!(call("Watch", &other).await.is_ok());
+    // It is read as a whole, and never ends here: it was let in.
+    assert!(tokio::time::timeout(Duration::from_millis(5), call("Check", &one)).await.is_err());
+    open.pop();
+    assert!(call("Watch", &one).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_left_at_the_end_of_the_drain_is_told_so() {
     let wrapped = Wrapped::new();

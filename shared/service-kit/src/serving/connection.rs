@@ -13,15 +13,25 @@ use tonic::transport::server::Connected;
 use super::connections::Watched;
 use super::gathered::Gathered;
 use super::incoming::Incoming;
+use super::open_streams::OpenStreams;
 use crate::auth::PeerNames;
 
 /// Who is at the other end of a connection, found among the extensions of its requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Where it connects from: itself, or the last proxy before us.
     pub address: SocketAddr,
     /// The names in its verified certificate, if it showed one.
     pub names: Option<PeerNames>,
+    /// What its connection has of streams that nothing else ends.
+    pub(crate) open_streams: OpenStreams,
+}
+
+impl Peer {
+    /// A peer at this address, with the names in its certificate.
+    pub fn new(address: SocketAddr, names: Option<PeerNames>) -> Self {
+        Self { address, names, open_streams: OpenStreams::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -39,7 +49,7 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn plain(stream: Watched, address: SocketAddr) -> Self {
-        Self { io: Gathered::new(Transport::Plain(stream)), peer: Peer { address, names: None } }
+        Self { io: Gathered::new(Transport::Plain(stream)), peer: Peer::new(address, None) }
     }
 
     pub(super) fn tls(stream: TlsStream<Watched>, peer: Peer) -> Self {

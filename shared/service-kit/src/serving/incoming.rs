@@ -59,7 +59,7 @@ impl Incoming {
             match handshake {
                 Ok(Ok(stream)) => {
                     let names = stream.get_ref().1.peer_certificates().and_then(names);
-                    Some(Connection::tls(stream, Peer { address, names }))
+                    Some(Connection::tls(stream, Peer::new(address, names)))
                 }
                 Ok(Err(error)) => {
                     debug!(%address, %error, "TLS handshake failed");
@@ -119,6 +119,6 @@ impl axum::serve::Listener for Incoming {
     }
 
     fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer { address: self.local, names: None })
+        Ok(Peer::new(self.local, None))
     }
 }

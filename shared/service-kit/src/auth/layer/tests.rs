@@ -37,7 +37,7 @@ async fn call(layer: &AuthLayer<GrpcDoor>, path: &str, peer: Option<&str>) -> (O
         request.headers_mut().remove(AUTHORIZATION);
         request.headers_mut().remove("x-api-key");
         let names = Some(PeerNames([name.to_owned()].into()));
-        request.extensions_mut().insert(Peer { address: "192.0.2.1:1".parse().unwrap(), names });
+        request.extensions_mut().insert(Peer::new("192.0.2.1:1".parse().unwrap(), names));
     }
     let response = layer.layer(inner).oneshot(request).await.unwrap();
     let code = Status::from_header_map(response.headers()).map(|status| status.code());
