@@ -8,6 +8,7 @@ use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBre
 use aiplatform_proto::resilience::v1::{CircuitBreakerState, ListCircuitBreakersRequest};
 use e2e::chat::{Client, Streamed, channel, client, question, served_by, text};
 use e2e::eventually;
+use e2e::metrics::Metrics;
 use e2e::process::Process;
 use e2e::redis::Redis;
 use e2e::sim::Sim;
@@ -98,7 +99,7 @@ pub async fn observe(fault: Fault, mode: Mode, scope: Scope) -> Observed {
     let suite = start(&config, &redis).await;
     let client = client(&suite.url("gateway_grpc"));
     let sim = Sim::new(suite.url("sim_control"));
-    let whole = prime(&client, mode).await;
+    let whole = prime(&suite, &client, mode).await;
     for upstream in if scope == Scope::First { &["max"][..] } else { &["max", "ollama"] } {
         sim.fault(upstream, fault.json(upstream, mode.chunks())).await;
     }
@@ -125,7 +126,7 @@ fn asked(mode: Mode) -> ChatRequest {
 }
 
 /// Has the answer stored, and returns what each tier says when it is well.
-async fn prime(client: &Client, mode: Mode) -> [String; 2] {
+async fn prime(suite: &Process, client: &Client, mode: Mode) -> [String; 2] {
     let pinned = async |tier: &str| {
         eventually("a healthy tier's answer", || async {
             let chat = ChatRequest { tier: tier.into(), cache: CacheMode::Bypass.into(), ..asked(mode) };
@@ -134,14 +135,17 @@ async fn prime(client: &Client, mode: Mode) -> [String; 2] {
         .await
     };
     let whole = [pinned("max").await, pinned("ollama").await];
-    // An answer is stored behind its request, and not at all where the store was not reached yet.
+    // An answer is stored behind its request, and not at all where the store was not reached yet. Reading it meanwhile would
+    // open the store's breaker.
     eventually("the stored answer", || async {
         client.clone().chat(asked(mode)).await.expect("a healthy suite answers");
-        let only = ChatRequest { cache: CacheMode::Only.into(), ..asked(mode) };
-        let answer = client.clone().chat(only).await.expect("an answer").into_inner();
-        served_by(&answer).cached.then_some(())
+        let metrics = Metrics::scrape(suite, "agent_router_admin").await;
+        (metrics.value("aip_cache_writes_total", &["result=\"stored\""]) > 0.0).then_some(())
     })
     .await;
+    let only = ChatRequest { cache: CacheMode::Only.into(), ..asked(mode) };
+    let answer = client.clone().chat(only).await.expect("an answer").into_inner();
+    assert!(served_by(&answer).cached, "{answer:?}");
     whole
 }
 
