@@ -102,7 +102,7 @@ pub struct RetryBudgetSnapshot {
     pub available: u64,
     /// Successes since the budget was made.
     pub successes: u64,
-    /// Retries granted since the budget was made.
+    /// Retries granted since the budget was made, and not given back.
     pub granted: u64,
     /// Retries refused since the budget was made.
     pub refused: u64,
@@ -138,10 +138,21 @@ impl RetryBudget {
         self.with(|ledger, _| ledger.success());
     }
 
-    /// Asks to make one retry. Once granted it is spent, made or not: it is forgotten after the time to live.
+    /// Asks to make one retry. Once granted it is spent, unless it is [given back](Self::give_back) at once: it is forgotten
+    /// after the time to live.
     #[must_use = "a retry that was not granted must not be made"]
     pub fn withdraw(&self) -> bool {
         self.with(Ledger::withdraw)
+    }
+
+    /// Whether one retry would be granted now. One that would not is counted as refused.
+    pub fn would_grant(&self) -> bool {
+        self.with(Ledger::would_grant)
+    }
+
+    /// A retry that was granted a moment ago is not made.
+    pub fn give_back(&self) {
+        self.with(|ledger, _| ledger.give_back());
     }
 
     /// Its counts.
@@ -215,14 +226,27 @@ impl Ledger {
     }
 
     fn withdraw(&mut self, config: &RetryBudgetConfig) -> bool {
-        let granted = self.balance(config) >= RETRY;
+        let granted = self.would_grant(config);
         if granted {
             self.granted += 1;
             self.present().granted += 1;
-        } else {
-            self.refused += 1;
         }
         granted
+    }
+
+    fn would_grant(&mut self, config: &RetryBudgetConfig) -> bool {
+        let granted = self.balance(config) >= RETRY;
+        self.refused += u64::from(!granted);
+        granted
+    }
+
+    /// In a part that has begun since, there is nothing to give back: that is decided against the retry too.
+    fn give_back(&mut self) {
+        let part = self.present();
+        if let Some(fewer) = part.granted.checked_sub(1) {
+            part.granted = fewer;
+            self.granted = self.granted.saturating_sub(1);
+        }
     }
 
     /// Millionths of a retry that are left.

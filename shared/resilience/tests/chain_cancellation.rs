@@ -128,7 +128,7 @@ fn suite(seed: u64) -> Suite {
     let chain = FallbackChain::new(tiers.collect())
         .with_randomness(Arc::clone(&random) as Arc<_>)
         .with_retry_budget(RetryBudget::new(
-            RetryBudgetConfig::new(0.2, 20, Duration::from_secs(1)).unwrap(),
+            RetryBudgetConfig::new(0.2, 2, Duration::from_secs(1)).unwrap(),
             Arc::new(SystemClock::new()),
         ));
     Suite { chain: Arc::new(chain), bulkheads, random }

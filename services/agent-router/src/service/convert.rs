@@ -42,6 +42,7 @@ fn outcome(outcome: AttemptOutcome) -> inference::AttemptOutcome {
         AttemptOutcome::Skipped(SkipReason::Request) => inference::AttemptOutcome::SkippedRequest,
         AttemptOutcome::Skipped(SkipReason::Bulkhead) => inference::AttemptOutcome::SkippedOverloaded,
         AttemptOutcome::Skipped(SkipReason::Resting) => inference::AttemptOutcome::SkippedResting,
+        AttemptOutcome::Skipped(SkipReason::Budget) => inference::AttemptOutcome::SkippedRetryBudget,
     }
 }
 

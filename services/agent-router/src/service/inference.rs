@@ -172,7 +172,8 @@ fn why_exhausted(attempts: &[Attempt], pinned: bool) -> Reason {
         .filter(|outcome| {
             !matches!(
                 outcome,
-                AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline) | AttemptOutcome::Miss
+                AttemptOutcome::Skipped(SkipReason::Request | SkipReason::Deadline | SkipReason::Budget)
+                    | AttemptOutcome::Miss
             )
         })
         .collect();

@@ -44,7 +44,11 @@ pub(super) fn detour(attempts: &[Attempt]) -> Option<Detour> {
         | AttemptOutcome::Rejected
         | AttemptOutcome::Overloaded
         | AttemptOutcome::Skipped(
-            SkipReason::Breaker | SkipReason::Deadline | SkipReason::Bulkhead | SkipReason::Resting,
+            SkipReason::Breaker
+            | SkipReason::Deadline
+            | SkipReason::Bulkhead
+            | SkipReason::Resting
+            | SkipReason::Budget,
         ) => true,
     })?;
     Some(if first.tier != answered.tier {

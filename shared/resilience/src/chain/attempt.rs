@@ -30,7 +30,7 @@ pub enum AttemptOutcome {
 
 impl AttemptOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Success,
         Self::Failure,
         Self::Timeout,
@@ -43,6 +43,7 @@ impl AttemptOutcome {
         Self::Skipped(SkipReason::Request),
         Self::Skipped(SkipReason::Bulkhead),
         Self::Skipped(SkipReason::Resting),
+        Self::Skipped(SkipReason::Budget),
     ];
 
     /// The name in metrics and logs.
@@ -60,6 +61,7 @@ impl AttemptOutcome {
             Self::Skipped(SkipReason::Request) => "skipped_request",
             Self::Skipped(SkipReason::Bulkhead) => "skipped_bulkhead",
             Self::Skipped(SkipReason::Resting) => "skipped_resting",
+            Self::Skipped(SkipReason::Budget) => "skipped_retry_budget",
         }
     }
 }
@@ -77,6 +79,8 @@ pub enum SkipReason {
     Bulkhead,
     /// The backend has asked to be left alone, and still wants it.
     Resting,
+    /// It would have been a retry or a failover, and the chain's budget for those was spent.
+    Budget,
 }
 
 /// Why a call was made that one turn for each backend does not explain.

@@ -70,13 +70,15 @@ pub struct SkipCounts {
     pub bulkhead: u64,
     /// [`SkipReason::Resting`].
     pub resting: u64,
+    /// [`SkipReason::Budget`].
+    pub budget: u64,
 }
 
 impl SkipCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
-        let Self { breaker, deadline, request, bulkhead, resting } = self;
-        breaker + deadline + request + bulkhead + resting
+        let Self { breaker, deadline, request, bulkhead, resting, budget } = self;
+        breaker + deadline + request + bulkhead + resting + budget
     }
 }
 
@@ -105,6 +107,7 @@ struct TierRecorder {
     skipped_request: AtomicU64,
     skipped_bulkhead: AtomicU64,
     skipped_resting: AtomicU64,
+    skipped_budget: AtomicU64,
     retries: AtomicU64,
     hedges: AtomicU64,
     retries_refused: AtomicU64,
@@ -133,6 +136,7 @@ impl Recorder {
                 skipped_request: AtomicU64::new(0),
                 skipped_bulkhead: AtomicU64::new(0),
                 skipped_resting: AtomicU64::new(0),
+                skipped_budget: AtomicU64::new(0),
                 retries: AtomicU64::new(0),
                 hedges: AtomicU64::new(0),
                 retries_refused: AtomicU64::new(0),
@@ -172,6 +176,7 @@ impl Recorder {
             SkipReason::Request => &tier.skipped_request,
             SkipReason::Bulkhead => &tier.skipped_bulkhead,
             SkipReason::Resting => &tier.skipped_resting,
+            SkipReason::Budget => &tier.skipped_budget,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -220,6 +225,7 @@ impl TierRecorder {
             request: read(&self.skipped_request),
             bulkhead: read(&self.skipped_bulkhead),
             resting: read(&self.skipped_resting),
+            budget: read(&self.skipped_budget),
         };
         TierStats {
             tier: Arc::clone(&self.tier),

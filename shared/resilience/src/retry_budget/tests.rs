@@ -93,6 +93,22 @@ fn every_operation_is_counted() {
 }
 
 #[test]
+fn a_retry_that_is_not_made_is_given_back() {
+    let (budget, clock) = budget(1.0, 0, ms(10_000));
+    budget.success();
+    assert!(budget.would_grant(), "asking costs nothing");
+    assert!(budget.withdraw());
+    assert!(!budget.would_grant());
+    budget.give_back();
+    let expected = RetryBudgetSnapshot { available: 1, successes: 1, granted: 0, refused: 1 };
+    assert_eq!(budget.snapshot(), expected);
+    assert!(budget.withdraw());
+    clock.advance(ms(1000));
+    budget.give_back();
+    assert_eq!(budget.snapshot().available, 0, "too late: nobody gains by it");
+}
+
+#[test]
 fn the_defaults_are_those_of_finagle() {
     let config = RetryBudgetConfig::default();
     assert_eq!(config, RetryBudgetConfig::new(0.2, 10, ms(10_000)).unwrap());

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Backoff, Jitter, RetryPolicy};
+use crate::{Backoff, Bulkhead, BulkheadConfig, Jitter, RetryPolicy};
 
 /// Waits of 100, 200, 400 … ms, exactly.
 fn policy(max_attempts: u32) -> RetryPolicy {
@@ -132,7 +132,9 @@ async fn a_failover_draws_on_the_budget_unless_the_backend_was_never_reached() {
         let chain = FallbackChain::new(vec![retrying("one", 5, backends)]).with_retry_budget(budget(0.0, 0));
         let served = chain.run(walk(ms(60_000)), play).await;
         assert_eq!((served.is_ok(), other.calls.load(Ordering::Relaxed)), (asked == 1, asked), "{retry:?}");
-        assert_eq!(chain.stats().tiers[0].retries_refused, u64::from(1 - asked));
+        let stats = &chain.stats().tiers[0];
+        let refused = u64::from(1 - asked);
+        assert_eq!((stats.retries_refused, stats.skipped_by.budget), (refused, refused));
     }
 }
 
@@ -175,6 +177,83 @@ async fn a_breaker_that_opens_during_the_wait_is_seen_by_the_retry() {
     let skipped = AttemptOutcome::Skipped(SkipReason::Breaker);
     assert_eq!(retries(&attempts), [("a", AttemptOutcome::Failure, 0, 0), ("a", skipped, 1, 100)]);
     assert_eq!(chain.stats().tiers[0].retries, 0, "it was not made");
+    assert_eq!(chain.retry_budget().snapshot().granted, 0, "and costs nothing");
+}
+
+const UNPAID: AttemptOutcome = AttemptOutcome::Skipped(SkipReason::Budget);
+
+#[tokio::test(start_paused = true)]
+async fn what_the_budget_refuses_is_in_the_record_and_nobody_waits_for_it() {
+    let others = [vec![], vec![guarded("b", Script::Answer, 9)]];
+    for (other, refused) in others.into_iter().zip([("a", UNPAID, 1, 0), ("b", UNPAID, 0, 0)]) {
+        let backends = [vec![guarded("a", Script::Flaky(9), 9)], other].concat();
+        let chain = FallbackChain::new(vec![
+            retrying("one", 5, backends),
+            tier("two", vec![backend("next", Script::Answer)]),
+        ])
+        .with_retry_budget(budget(0.0, 0));
+        let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+        let (failure, success) = (AttemptOutcome::Failure, AttemptOutcome::Success);
+        assert_eq!(retries(&served.attempts), [("a", failure, 0, 0), refused, ("next", success, 0, 0)]);
+        assert_eq!(served.attempts[1].detail, "the budget for retries is spent");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extra_call_that_is_not_made_costs_nothing() {
+    // The bulkhead is full by the time of the retry, the backend rests, its probes are out, or the request is given up.
+    let bulkhead = Bulkhead::new(BulkheadConfig::new(1).unwrap());
+    let flaky = guarded("a", Script::Flaky(9), 9);
+    let bounded = Tier {
+        bulkhead: Some(bulkhead.clone()),
+        retry: policy(2),
+        ..Tier::new("one", vec![Arc::clone(&flaky)])
+    };
+    let chain = FallbackChain::new(vec![Arc::new(bounded)]);
+    let granted = || chain.retry_budget().snapshot().granted;
+    let during_the_wait = async |interfere: &dyn Fn() -> Option<crate::BulkheadPermit>| {
+        let walking = async { chain.run(walk(ms(60_000)), play).await.unwrap_err() };
+        let other = async {
+            tokio::time::sleep(ms(50)).await;
+            let held = interfere();
+            tokio::time::sleep(ms(100)).await;
+            drop(held);
+        };
+        let (error, ()) = tokio::join!(walking, other);
+        let ChainError::Exhausted { attempts, .. } = error else { panic!("{error:?}") };
+        attempts[1].outcome
+    };
+    let skipped = AttemptOutcome::Skipped;
+    assert_eq!(during_the_wait(&|| bulkhead.try_acquire()).await, skipped(SkipReason::Bulkhead));
+    let rests = || {
+        flaky.rest.begin(ms(200));
+        None
+    };
+    assert_eq!(during_the_wait(&rests).await, skipped(SkipReason::Resting));
+    tokio::time::advance(ms(1000)).await;
+    let given_up = tokio::time::timeout(ms(50), chain.run(walk(ms(60_000)), play)).await;
+    assert!(given_up.is_err());
+    assert_eq!(granted(), 0);
+
+    let clock = Arc::new(ManualClock::new());
+    let config = CircuitBreakerConfig::consecutive_failures(1, ms(1000)).unwrap();
+    let breaker = CircuitBreaker::new("b", config, clock.clone());
+    breaker.acquire().unwrap().failure();
+    clock.advance(ms(1000));
+    let _probe = breaker.acquire().unwrap();
+    let probed = Arc::new(Scripted {
+        name: "b",
+        breaker: Some(breaker),
+        script: Script::Answer,
+        calls: AtomicU32::new(0),
+        rest: Rest::new(),
+        silence: Silence::new(),
+    });
+    let chain = FallbackChain::new(vec![tier("one", vec![guarded("a", Script::Fail, 9), probed])]);
+    let error = chain.run(walk(ms(60_000)), play).await.unwrap_err();
+    let ChainError::Exhausted { attempts, .. } = error else { panic!("{error:?}") };
+    assert_eq!(outcomes(&attempts)[1], ("b", skipped(SkipReason::Breaker)));
+    assert_eq!(chain.retry_budget().snapshot().granted, 0);
 }
 
 #[tokio::test(start_paused = true)]

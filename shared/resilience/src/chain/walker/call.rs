@@ -1,7 +1,8 @@
 //! One call: what must be given before it is made, and how it can fail.
 //!
 //! A call needs a slot of its tier's bulkhead and a permit of its backend's breaker, and asks for them in that order:
-//! waiting in line must neither hold a probe back from others nor count as the backend's slowness. Only where the line
+//! waiting in line must neither hold a probe back from others nor count as the backend's slowness. An extra call draws on the
+//! budget in between. Only where the line
 //! would have to be joined is an open breaker asked first, so that nobody waits for a backend that is not called.
 
 use std::future::Future;
@@ -134,14 +135,26 @@ impl<B: Backend> Walker<'_, B> {
             self.leave(index);
             return None;
         }
-        if self.is_resting(index, &turn) || !self.affords_failover(index, &turn) {
+        if self.is_resting(index, &turn) {
+            return None;
+        }
+        let costs = self.costs(index, &turn);
+        if costs && !self.chain.budget.would_grant() {
+            self.refuse(index, &turn);
             return None;
         }
         let slot = self.slot(index, &turn, given.unwrap_or(allotted)).await.ok()?;
         let deadline = given.unwrap_or_else(|| allotted.within(limit));
+        if costs && !self.chain.budget.withdraw() {
+            self.refuse(index, &turn);
+            return None;
+        }
         let permit = match turn.backend.breaker().map(CircuitBreaker::acquire).transpose() {
             Ok(permit) => permit,
             Err(rejection) => {
+                if costs {
+                    self.chain.budget.give_back();
+                }
                 self.rejected(index, &turn, rejection);
                 return None;
             }

@@ -85,11 +85,17 @@ impl<B: Backend> Walker<'_, B> {
         let slot = tier.bulkhead.as_ref().map(Bulkhead::try_acquire);
         let room = !matches!(slot, Some(None)) && deadline.remaining() > tier.minimum;
         // The budget before the breaker: a permit that is given back is counted as a cancelled call.
-        if !room || !self.withdraw(index) {
+        if !room {
+            self.line(target).put_back(turn);
+            return None;
+        }
+        if !self.chain.budget.withdraw() {
+            self.chain.recorder.retry_refused(index);
             self.line(target).put_back(turn);
             return None;
         }
         let Ok(permit) = turn.backend.breaker().map(CircuitBreaker::acquire).transpose() else {
+            self.chain.budget.give_back();
             self.line(target).put_back(turn);
             return None;
         };

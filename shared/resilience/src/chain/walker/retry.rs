@@ -4,8 +4,9 @@
 //! for it. Where that is the only retry that a failure is worth ([`Retry::AtOnce`], [`Retry::Once`]), the failover is it.
 //!
 //! A retry is made only where the backend says that it may be asked again, its breaker is not open, what is left of the
-//! time is worth a call, and the budget grants it, in that order, so that nothing is spent in vain. It asks for slot and
-//! permit anew, after its wait: what is asleep is no load.
+//! time is worth a call, and the budget would grant it. It asks for slot and permit anew, after its wait: what is asleep is no
+//! load. And it draws on the budget last of all, so that nothing is spent in vain: not on a backend that wants to rest by
+//! then, not on one behind a full bulkhead, and not by a request that is given up during the wait.
 //!
 //! A failover draws on the budget too, because the work is done twice: where every backend of a pool is overloaded, asking
 //! all of them for each request would be the storm that the budget is there to stop. Only after a call that never reached
@@ -35,10 +36,15 @@ impl<B: Backend> Walker<'_, B> {
             let Some(again) = &turn.again else {
                 return Some(turn);
             };
-            if self.affords_retry(index, &turn, again) {
-                tokio::time::sleep_until(again.due).await;
-                return Some(turn);
+            if !self.is_worth_it(index, again) || is_open(&turn.backend) {
+                continue;
             }
+            if !self.chain.budget.would_grant() {
+                self.refuse(index, &turn);
+                return None;
+            }
+            tokio::time::sleep_until(again.due).await;
+            return Some(turn);
         }
         None
     }
@@ -68,34 +74,26 @@ impl<B: Backend> Walker<'_, B> {
         line.push(Turn { backend: call.backend(), retry: call.retry() + 1, again: Some(again) });
     }
 
-    /// Whether a retry is made.
-    fn affords_retry(&self, index: usize, turn: &Turn<B>, again: &Again) -> bool {
-        let tier = self.tier(index);
+    /// Whether what will be left of the time is worth a retry.
+    fn is_worth_it(&self, index: usize, again: &Again) -> bool {
         let deadline = again.deadline.unwrap_or_else(|| self.allotted(index));
         let wait = again.due.saturating_duration_since(Instant::now());
-        let worth_it = wait.saturating_add(tier.minimum) < deadline.remaining();
-        worth_it && !is_open(&turn.backend) && self.withdraw(index)
+        wait.saturating_add(self.tier(index).minimum) < deadline.remaining()
     }
 
-    /// Whether another backend is asked after one has failed. When not, the tier is left.
-    pub(super) fn affords_failover(&mut self, index: usize, turn: &Turn<B>) -> bool {
+    /// Whether a turn draws on the budget: each retry, and each failover after a call that reached its backend.
+    pub(super) fn costs(&mut self, index: usize, turn: &Turn<B>) -> bool {
         let line = self.line(index);
-        let costs = turn.again.is_none() && line.calls > 0 && line.failover_costs;
+        let is_extra = turn.again.is_some() || (line.calls > 0 && line.failover_costs);
         // One whose breaker is open is not called, and costs nothing.
-        if !costs || is_open(&turn.backend) || self.withdraw(index) {
-            return true;
-        }
-        self.leave(index);
-        false
+        is_extra && !is_open(&turn.backend)
     }
 
-    /// Asks the budget for one more call.
-    pub(super) fn withdraw(&self, index: usize) -> bool {
-        let granted = self.chain.budget.withdraw();
-        if !granted {
-            self.chain.recorder.retry_refused(index);
-        }
-        granted
+    /// The budget does not grant a turn. The tier is left, whose other turns it would not grant either.
+    pub(super) fn refuse(&mut self, index: usize, turn: &Turn<B>) {
+        self.chain.recorder.retry_refused(index);
+        self.skip(index, turn, None, SkipReason::Budget, "the budget for retries is spent".to_owned());
+        self.leave(index);
     }
 }
 
