@@ -1,5 +1,7 @@
 //! The promise: a failing backend is left alone at once, tried again carefully, and operators see all of it.
 
+use std::time::Duration;
+
 use aiplatform_proto::inference::v1::AttemptOutcome;
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use aiplatform_proto::resilience::v1::fallback_chain_service_client::FallbackChainServiceClient;
@@ -7,7 +9,7 @@ use aiplatform_proto::resilience::v1::{
     CircuitBreaker, CircuitBreakerState, GetCircuitBreakerRequest, GetFallbackChainStatsRequest,
     ListCircuitBreakersRequest, ListFallbackChainsRequest,
 };
-use e2e::chat::{ask, channel, client, open, outcomes, question, served_by};
+use e2e::chat::{Streamed, ask, channel, client, open, outcomes, question, served_by};
 use e2e::http;
 use e2e::process::Process;
 use e2e::suite::{Options, Suite, start_api_server, start_gateway, start_router};
@@ -105,6 +107,38 @@ async fn a_cancelled_probe_gives_its_place_back() {
     })
     .await;
     assert!(breaker(&suite.router, "max").await.totals.unwrap().cancelled >= 1);
+}
+
+#[tokio::test]
+async fn a_server_that_cuts_every_stream_costs_one_stream_for_each_wait() {
+    let suite = Suite::start().await;
+    let client = suite.client();
+    suite.sim.fault("max", json!({"kind": "cut", "after_chunks": 3})).await;
+    // Three failures open it, and each probe after that opens it again.
+    e2e::eventually("the fourth opening", || async {
+        let stream = open(&client, question("x")).await.unwrap();
+        let read = Streamed::read(stream).await;
+        assert!(read.error.is_some() || read.end.is_some());
+        (breaker(&suite.router, "max").await.openings == 4).then_some(())
+    })
+    .await;
+    assert_eq!(suite.sim.counter("max", "attempts").await, 6);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_found_out_by_clients_in_a_hurry() {
+    let suite = Options::new().with(LONG.0, LONG.1).with("AIP__TIERS__MAX__TIMEOUT", "1").start().await;
+    suite.sim.fault("max", json!({"kind": "hang"})).await;
+    // Of 800 ms it has less than 400, under half of its limit.
+    e2e::eventually("an open breaker", || async {
+        let mut hurried = tonic::Request::new(question("x"));
+        hurried.set_timeout(Duration::from_millis(800));
+        let answer = suite.client().chat(hurried).await.unwrap().into_inner();
+        assert_ne!(served_by(&answer).tier, "max");
+        (outcomes(&answer.attempts)[0] == ("max", SkippedBreaker)).then_some(())
+    })
+    .await;
+    assert_eq!(breaker(&suite.router, "max").await.totals.unwrap().failure, 3);
 }
 
 #[tokio::test]
