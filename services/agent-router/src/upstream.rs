@@ -7,6 +7,7 @@
 mod accepts;
 pub mod decode;
 pub mod error;
+mod finish;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod harness;
 mod http_client;

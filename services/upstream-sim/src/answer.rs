@@ -27,6 +27,8 @@ pub(crate) struct Message {
 pub(crate) enum Finish {
     Stop,
     Length,
+    /// The server has given it up.
+    Abort,
 }
 
 impl Finish {
@@ -34,6 +36,7 @@ impl Finish {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Abort => "abort",
         }
     }
 }
@@ -46,6 +49,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The same, given up after so many tokens.
+    pub(crate) fn aborted(mut self, tokens: u32) -> Self {
+        self.tokens.truncate(usize::try_from(tokens).unwrap_or(usize::MAX));
+        Self { finish: Finish::Abort, ..self }
+    }
+
     pub(crate) fn text(&self) -> String {
         self.tokens.concat()
     }

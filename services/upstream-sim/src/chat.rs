@@ -126,6 +126,7 @@ impl Exchange<'_> {
             | Fault::Stall { .. }
             | Fault::Cut { .. }
             | Fault::NoDone { .. }
+            | Fault::Aborted { .. }
             | Fault::MalformedEvent { .. }
             | Fault::WrongContentType { .. }
             | Fault::MalformedBody
@@ -226,6 +227,10 @@ impl Exchange<'_> {
     fn compose(&self, call: &ChatCall, fault: Option<&Fault>) -> (AnswerHead, Answer) {
         let voice = self.upstream.voice(&call.model);
         let answer = answer(voice, call.seed, &call.messages, call.max_tokens);
+        let answer = match fault {
+            Some(Fault::Aborted { after_chunks }) => answer.aborted(*after_chunks),
+            _ => answer,
+        };
         (self.head(call, &answer, fault), answer)
     }
 

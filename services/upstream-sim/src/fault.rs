@@ -53,6 +53,12 @@ pub enum Fault {
         /// Whether the finish reason and the usage are still sent (MAX streams only).
         finish_reason: bool,
     },
+    /// The server gives the answer up after some chunks, and ends it as if it were whole, but for the reason: `abort`, as
+    /// vLLM's engine, or Ollama's `unload`. A unary answer has the text of the chunks.
+    Aborted {
+        /// Chunks with content that are sent before.
+        after_chunks: u32,
+    },
     /// One event is broken JSON, the others are whole; a unary answer is broken JSON.
     MalformedEvent {
         /// Chunks with content that are sent before.
@@ -103,7 +109,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, as it is written in JSON.
-    pub const KINDS: [&'static str; 19] = [
+    pub const KINDS: [&'static str; 20] = [
         "down",
         "reset",
         "hang",
@@ -113,6 +119,7 @@ impl Fault {
         "stall",
         "cut",
         "no_done",
+        "aborted",
         "malformed_event",
         "error_event",
         "status",
@@ -137,6 +144,7 @@ impl Fault {
             Self::Stall { .. } => "stall",
             Self::Cut { .. } => "cut",
             Self::NoDone { .. } => "no_done",
+            Self::Aborted { .. } => "aborted",
             Self::MalformedEvent { .. } => "malformed_event",
             Self::ErrorEvent { .. } => "error_event",
             Self::Status { .. } => "status",
@@ -174,6 +182,7 @@ impl Fault {
             | Self::Stall { .. }
             | Self::Cut { .. }
             | Self::NoDone { .. }
+            | Self::Aborted { .. }
             | Self::MalformedEvent { .. }
             | Self::ErrorEvent { .. }
             | Self::RejectPrefix

@@ -40,6 +40,7 @@ fn parse_fault(value: &Value) -> Result<Fault, FieldError> {
         "no_done" => {
             (Fault::NoDone { finish_reason: fields.bool("finish_reason", true)? }, &["finish_reason"])
         }
+        "aborted" => (Fault::Aborted { after_chunks: fields.after_chunks()? }, &["after_chunks"]),
         "malformed_event" => {
             (Fault::MalformedEvent { after_chunks: fields.after_chunks()? }, &["after_chunks"])
         }
@@ -232,6 +233,7 @@ mod tests {
             json!({"kind": "stall", "after_chunks": 2}),
             json!({"kind": "cut", "after_chunks": 0}),
             json!({"kind": "no_done", "finish_reason": false}),
+            json!({"kind": "aborted", "after_chunks": 2}),
             json!({"kind": "malformed_event", "after_chunks": 1}),
             json!({"kind": "error_event", "after_chunks": 1, "message": "worker died"}),
             json!({"kind": "status", "status": 429, "message": "slow down", "retry_after": "7"}),

@@ -78,6 +78,7 @@
 //! | `stall` | `after_chunks` (1) | silence after so many chunks; unary: after half of the body |
 //! | `cut` | `after_chunks` (1) | the connection is closed in mid-body (HTTP/2: the stream is reset); unary: after half |
 //! | `no_done` | `finish_reason` (true) | ends without `[DONE]`, or Ollama's line that is done; `false` (MAX only) leaves out finish reason and usage too; unary: no finish reason |
+//! | `aborted` | `after_chunks` (1) | ends after so many chunks as if it were whole, but for the finish reason: `abort`, Ollama's `unload`; unary: their text |
 //! | `malformed_event` | `after_chunks` (1) | one event of broken JSON among the good ones; unary: broken JSON |
 //! | `error_event` | `after_chunks` (1), `message` | an error event ends the stream, without `[DONE]`; unary: 500 |
 //! | `status` | `status`, `message`, `retry_after` | that status, 400 to 599, in the upstream's shape; `retry_after` (seconds, or text as it is) adds the header |

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::answer::Finish;
 use crate::body::ScriptBody;
 use crate::protocol::{
     AnswerHead, Asked, ChatCall, Ending, ErrorReply, Events, Protocol, message_of, respond,
@@ -155,7 +156,10 @@ fn complete(body: &mut Value, head: &AnswerHead) {
     let load = if head.cold { COLD_LOAD } else { WARM_LOAD };
     let prompt = times(head.prompt_tokens, PROMPT_TOKEN);
     let eval = times(head.completion_tokens, head.pace.max(FASTEST_TOKEN));
-    body["done_reason"] = Value::from(head.finish.as_str());
+    body["done_reason"] = Value::from(match head.finish {
+        Finish::Abort => "unload",
+        Finish::Stop | Finish::Length => head.finish.as_str(),
+    });
     body["total_duration"] = Value::from(nanos(load + prompt + eval));
     body["load_duration"] = Value::from(nanos(load));
     body["prompt_eval_count"] = Value::from(head.prompt_tokens);

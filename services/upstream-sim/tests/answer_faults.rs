@@ -181,6 +181,28 @@ async fn a_stream_may_end_well_without_its_done() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_given_up_ends_like_any_other_but_for_its_reason() {
+    let sim = Sim::start().await;
+    for kind in KINDS {
+        let whole = ask(&sim, kind, true).await;
+        sim.fault(kind, Fault::Aborted { after_chunks: 2 });
+        let reply = ask(&sim, kind, true).await;
+        assert!(reply.is_done() && whole.content().starts_with(&reply.content()));
+        assert_eq!(reply.content_events(), 2);
+        let last = reply.json_events().pop().expect("events");
+        let unary = ask(&sim, kind, false).await.json();
+        if kind == Max {
+            assert_eq!(last["choices"][0]["finish_reason"], "abort");
+            assert_eq!(unary["choices"][0]["finish_reason"], "abort");
+            assert_eq!(unary["choices"][0]["message"]["content"], reply.content());
+        } else {
+            assert_eq!((&last["done_reason"], &unary["done_reason"]), (&json!("unload"), &json!("unload")));
+        }
+        assert_eq!(last_end(&sim, kind), End::Fault("aborted"));
+    }
+}
+
+#[tokio::test]
 async fn a_stream_may_end_without_a_finish_reason() {
     let sim = Sim::start().await;
     sim.fault(Max, Fault::NoDone { finish_reason: false });

@@ -50,6 +50,7 @@ fn faults() -> Vec<Value> {
         "stall",
         "cut",
         "no_done",
+        "aborted",
         "malformed_event",
         "context_length",
         "content_policy",

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use service_kit::config::Endpoint;
 
 use super::UpstreamError;
+use super::finish;
 use super::http_client::{HttpClient, whole};
 use super::prefix::Prefix;
 use super::span::AttemptSpan;
@@ -73,7 +74,7 @@ impl OllamaBackend {
         if !reply.done {
             return Err(UpstreamError::Interrupted("the answer is not done".into()));
         }
-        let (finish_reason, usage) = (reply.finish_reason(), reply.usage());
+        let (finish_reason, usage) = (reply.finish_reason()?, reply.usage());
         let message = reply.message.unwrap_or_default();
         let tool_calls = message.tool_calls().collect();
         let mut answer = assistant_message(message.content);
@@ -143,13 +144,9 @@ impl WireMessage {
 }
 
 impl Reply {
-    fn finish_reason(&self) -> FinishReason {
-        match self.done_reason.as_deref() {
-            Some("length") => FinishReason::Length,
-            // Versions before 0.2 give no reason.
-            Some("stop") | None => FinishReason::Stop,
-            Some(_) => FinishReason::Unspecified,
-        }
+    fn finish_reason(&self) -> Result<FinishReason, UpstreamError> {
+        // Versions before 0.2 give no reason, and it is `done` that says that the answer is whole.
+        Ok(finish::finish_reason(self.done_reason.as_deref())?.unwrap_or(FinishReason::Stop))
     }
 
     fn usage(&self) -> Option<Usage> {

@@ -3,12 +3,13 @@
 mod decoder;
 mod request;
 
-use aiplatform_proto::inference::v1::{FinishReason, ToolCall, Usage};
+use aiplatform_proto::inference::v1::{ToolCall, Usage};
 use reqwest::Url;
 use resilience::Deadline;
 use serde::Deserialize;
 use service_kit::config::{Endpoint, Secret};
 
+use super::finish::finish_reason;
 use super::http_client::{HttpClient, whole};
 use super::prefix::Prefix;
 use super::span::AttemptSpan;
@@ -153,6 +154,10 @@ impl Completion {
         }
         let choice = self.choices.into_iter().next();
         let choice = choice.ok_or_else(|| UpstreamError::Protocol("an answer without choices".into()))?;
+        // As in a stream: without a reason, nobody knows whether this is all of it.
+        let finish_reason = finish_reason(choice.finish_reason.as_deref())?;
+        let finish_reason = finish_reason
+            .ok_or_else(|| UpstreamError::Interrupted("the answer has no finish reason".into()))?;
         let message = choice.message;
         let tool_calls = message.tool_calls.into_iter().flatten().map(|call| ToolCall {
             id: call.id.unwrap_or_default(),
@@ -166,7 +171,7 @@ impl Completion {
         answer.reasoning = reasoning;
         Ok(Answer {
             message: answer,
-            finish_reason: finish_reason(choice.finish_reason.as_deref()),
+            finish_reason,
             usage: self.usage.map(Into::into),
             origin: Origin::model(self.model.as_deref().unwrap_or(asked)),
         })
@@ -190,19 +195,10 @@ impl From<WireUsage> for Usage {
     }
 }
 
-fn finish_reason(name: Option<&str>) -> FinishReason {
-    match name {
-        Some("stop") => FinishReason::Stop,
-        Some("length") => FinishReason::Length,
-        Some("tool_calls" | "function_call") => FinishReason::ToolCalls,
-        Some("content_filter") => FinishReason::ContentFilter,
-        Some(_) | None => FinishReason::Unspecified,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aiplatform_proto::inference::v1::FinishReason;
 
     /// As MAX Serve 26.6 sends it, shortened.
     const UNARY: &str = r#"{"id":"9e67","choices":[{"finish_reason":"stop","index":0,
@@ -229,5 +225,14 @@ mod tests {
         assert_eq!(error.into_answer("m").unwrap_err(), UpstreamError::Interrupted("worker died".into()));
         let empty: Completion = serde_json::from_str(r#"{"choices":[]}"#).unwrap();
         assert_eq!(empty.into_answer("m").unwrap_err().kind(), "protocol");
+    }
+
+    #[test]
+    fn an_answer_that_was_given_up_or_does_not_say_why_it_ends_is_broken() {
+        for reason in ["\"abort\"", "\"error\"", "\"\"", "null"] {
+            let body = UNARY.replace("\"stop\"", reason);
+            let completion: Completion = serde_json::from_str(&body).unwrap();
+            assert_eq!(completion.into_answer("m").unwrap_err().kind(), "interrupted", "{reason}");
+        }
     }
 }

@@ -28,7 +28,7 @@ struct Choice {
     index: u32,
     message: Message,
     logprobs: Option<()>,
-    finish_reason: &'static str,
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,13 +141,15 @@ impl From<wire::Usage> for Usage {
     }
 }
 
-/// OpenAI's word. A whole answer whose upstream gave no reason is one that the model was done with.
-pub(super) fn finish_reason(reason: FinishReason) -> &'static str {
+/// OpenAI's word. None for a reason that is not known here: `stop` would promise that the answer is whole, and a word of our
+/// own would break clients that know OpenAI's only.
+pub(super) fn finish_reason(reason: FinishReason) -> Option<&'static str> {
     match reason {
-        FinishReason::Unspecified | FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::ToolCalls => "tool_calls",
-        FinishReason::ContentFilter => "content_filter",
+        FinishReason::Unspecified => None,
+        FinishReason::Stop => Some("stop"),
+        FinishReason::Length => Some("length"),
+        FinishReason::ToolCalls => Some("tool_calls"),
+        FinishReason::ContentFilter => Some("content_filter"),
     }
 }
 
@@ -203,6 +205,16 @@ mod tests {
             },
         });
         assert_eq!(shown(answer), expected);
+    }
+
+    #[test]
+    fn a_reason_that_nobody_knows_is_not_a_stop() {
+        let reason = |reason: FinishReason| {
+            let answer = wire::ChatResponse { finish_reason: reason.into(), ..wire::ChatResponse::default() };
+            shown(answer)["choices"][0]["finish_reason"].clone()
+        };
+        assert_eq!(reason(FinishReason::Stop), "stop");
+        assert_eq!(reason(FinishReason::Unspecified), json!(null));
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Writer {
         let mut out = Vec::with_capacity(1024);
         let finish = finish_reason(end.finish_reason());
         let usage = end.usage.map(Usage::from).filter(|_| self.include_usage);
-        let choice = Choice { finish_reason: Some(finish), ..Choice::default() };
+        let choice = Choice { finish_reason: finish, ..Choice::default() };
         self.write(&mut out, &[choice], None, Some(Aip::of_end(end)));
         if usage.is_some() {
             self.write(&mut out, &[], usage, None);

@@ -35,16 +35,16 @@ fn effect(fault: Fault, mode: Mode) -> Effect {
     let fails = |outcome, calls| Effect::Fails { outcome, calls };
     let (unary, under_way) = (mode == Mode::Unary, matches!(mode, Mode::AfterError | Mode::AfterContinue));
     match fault {
+        // As whole answers, both say nothing of why they end.
+        Fault::NoDone | Fault::NoEnd if unary => fails(Failure, 1),
         Fault::SlowFirstToken | Fault::SlowTokens | Fault::NoDone | Fault::RejectPrefix => Effect::Answers,
         Fault::Down | Fault::Reset => fails(Failure, 2),
         Fault::Hang | Fault::NoFirstToken => fails(Timeout, 1),
-        Fault::Stall | Fault::Cut | Fault::ErrorEvent if under_way => Effect::Breaks,
+        Fault::Stall | Fault::Cut | Fault::Aborted | Fault::ErrorEvent if under_way => Effect::Breaks,
         Fault::Stall => fails(Timeout, 1),
         // A whole answer that ends in an error is a 500.
         Fault::ErrorEvent if unary => fails(Failure, 2),
-        Fault::Cut | Fault::ErrorEvent => fails(Failure, 1),
-        // A body that parses is whole, whatever it says of its end.
-        Fault::NoEnd if unary => Effect::Answers,
+        Fault::Cut | Fault::Aborted | Fault::ErrorEvent => fails(Failure, 1),
         Fault::NoEnd => Effect::Breaks,
         Fault::MalformedEvent if unary => fails(Failure, 1),
         Fault::MalformedEvent => Effect::Answers,

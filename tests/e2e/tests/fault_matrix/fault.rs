@@ -18,6 +18,7 @@ pub enum Fault {
     Cut,
     NoDone,
     NoEnd,
+    Aborted,
     MalformedEvent,
     ErrorEvent,
     Status(u16),
@@ -33,7 +34,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind of fault that the simulator has, with the statuses that mean different things.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Down,
         Self::Reset,
         Self::Hang,
@@ -44,6 +45,7 @@ impl Fault {
         Self::Cut,
         Self::NoDone,
         Self::NoEnd,
+        Self::Aborted,
         Self::MalformedEvent,
         Self::ErrorEvent,
         Self::Status(400),
@@ -81,6 +83,7 @@ impl Fault {
             Self::NoDone => json!({"kind": "no_done", "finish_reason": true}),
             // An Ollama that ends without its last line has said no finish reason either.
             Self::NoEnd => json!({"kind": "no_done", "finish_reason": upstream == "ollama"}),
+            Self::Aborted => json!({"kind": "aborted", "after_chunks": chunks}),
             Self::MalformedEvent => json!({"kind": "malformed_event", "after_chunks": chunks}),
             Self::ErrorEvent => json!({"kind": "error_event", "after_chunks": chunks}),
             Self::Status(status) => json!({"kind": "status", "status": status}),

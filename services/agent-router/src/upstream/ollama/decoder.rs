@@ -1,5 +1,5 @@
-//! A streamed answer of Ollama: one JSON object a line, the last with `done: true`. A stream without it was cut. A
-//! malformed line is passed over and counted.
+//! A streamed answer of Ollama: one JSON object a line, the last with `done: true`. A stream without it was cut, and one
+//! whose model was unloaded is broken. A malformed line is passed over and counted.
 
 use std::collections::VecDeque;
 
@@ -96,7 +96,7 @@ impl OllamaDecoder {
         if let Some(error) = reply.error {
             return Err(UpstreamError::interrupted(&error));
         }
-        let finish_reason = reply.finish_reason();
+        let finish_reason = reply.done.then(|| reply.finish_reason());
         self.usage = reply.usage().or(self.usage);
         if let Some(message) = &reply.message {
             let tool_calls: Vec<ToolCallDelta> = message
@@ -119,7 +119,7 @@ impl OllamaDecoder {
         if self.model.is_none() {
             self.model = reply.model;
         }
-        if reply.done {
+        if let Some(finish_reason) = finish_reason.transpose()? {
             let calls = self.tool_calls > 0;
             self.finish = Some(if calls { FinishReason::ToolCalls } else { finish_reason });
         }
@@ -156,6 +156,17 @@ mod tests {
     fn without_a_line_that_is_done_a_stream_was_cut() {
         let (pieces, error) = decode_all_ways(OllamaDecoder::default, FIRST);
         assert_eq!((pieces.len(), error.unwrap().kind()), (1, "interrupted"));
+    }
+
+    #[test]
+    fn a_model_that_was_unloaded_has_not_answered() {
+        let unloaded = format!("{FIRST}{}", LAST.replace("stop", "unload"));
+        let (pieces, error) = decode_all_ways(OllamaDecoder::default, &unloaded);
+        assert_eq!((pieces.len(), error.unwrap().kind()), (1, "interrupted"));
+        let unnamed = format!("{FIRST}{}", LAST.replace("\"done_reason\":\"stop\",", ""));
+        let (pieces, error) = decode_all_ways(OllamaDecoder::default, &unnamed);
+        let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
+        assert_eq!((end.finish_reason, error), (FinishReason::Stop, None));
     }
 
     #[test]

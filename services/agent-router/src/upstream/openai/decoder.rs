@@ -1,7 +1,7 @@
 //! A streamed chat completion.
 //!
 //! The stream is whole when a finish reason came, with or without the closing `[DONE]`; without a finish reason it was
-//! cut, whatever else came. All that matters has come with `[DONE]`, or with a usage that is not older than the finish
+//! cut, whatever else came, and with one that says that the answer was given up it is broken. All that matters has come with `[DONE]`, or with a usage that is not older than the finish
 //! reason; what stands behind that is not looked at. A malformed event is passed over and counted: the answer is whole
 //! only if its end is.
 
@@ -11,10 +11,11 @@ use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta, 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{WireUsage, finish_reason};
+use super::WireUsage;
 use crate::answer::{End, Piece};
 use crate::upstream::UpstreamError;
 use crate::upstream::decode::{LineTooLong, SseDecoder};
+use crate::upstream::finish::finish_reason;
 use crate::upstream::http_client;
 use crate::upstream::stream::{Malformed, PieceDecoder, Stage};
 
@@ -110,8 +111,8 @@ impl OpenAiDecoder {
             if let Some(delta) = choice.delta.into_piece() {
                 self.ready.push_back(Piece::Delta(delta));
             }
-            if let Some(name) = choice.finish_reason {
-                self.finish = Some(finish_reason(Some(&name)));
+            if let Some(reason) = finish_reason(choice.finish_reason.as_deref())? {
+                self.finish = Some(reason);
                 self.stage = Stage::Finished;
             }
         }
@@ -228,6 +229,19 @@ mod tests {
         let cut = WHOLE.replace(",\"finish_reason\":\"length\"", "");
         let (text, end, error) = decode(&cut);
         assert_eq!((text.as_str(), end, error.unwrap().kind()), ("caf\u{e9}", None, "interrupted"));
+    }
+
+    #[test]
+    fn an_answer_that_was_given_up_is_broken_behind_its_last_words() {
+        let (text, end, error) = decode(&WHOLE.replace("length", "abort"));
+        assert_eq!((text.as_str(), end, error.unwrap().kind()), ("caf\u{e9}", None, "interrupted"));
+        assert_eq!(decode(&WHOLE.replace("length", "repetition")).1, Some(FinishReason::Unspecified));
+    }
+
+    #[test]
+    fn an_empty_reason_is_none() {
+        let everywhere = WHOLE.replacen("}}", "},\"finish_reason\":\"\"}", 1);
+        assert_eq!(decode(&everywhere), ("caf\u{e9}".into(), Some(FinishReason::Length), None));
     }
 
     #[test]

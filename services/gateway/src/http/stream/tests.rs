@@ -85,9 +85,13 @@ async fn tokens_are_counted_in_a_chunk_of_their_own_where_that_was_asked_for() {
         assert_eq!(chunk(event)["usage"], json!(null));
         assert!(chunk(event).as_object().unwrap().contains_key("usage"));
     }
-    let uncounted = event(Event::End(wire::StreamEnd::default()));
-    let (events, _) = written(vec![start(), uncounted], true, None).await;
-    assert_eq!(chunk(&events[events.len() - 2])["choices"][0]["finish_reason"], "stop");
+    for (reason, word) in
+        [(wire::FinishReason::Stop, json!("stop")), (wire::FinishReason::Unspecified, json!(null))]
+    {
+        let end = wire::StreamEnd { finish_reason: reason.into(), ..wire::StreamEnd::default() };
+        let (events, _) = written(vec![start(), event(Event::End(end))], true, None).await;
+        assert_eq!(chunk(&events[events.len() - 2])["choices"][0]["finish_reason"], word, "uncounted");
+    }
 }
 
 #[tokio::test]
