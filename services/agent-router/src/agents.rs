@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::backend::{Backend, Store, Target};
 use crate::cache::AnswerCache;
 use crate::config::{Affinity, Kind};
+use crate::flights::Landings;
 use crate::pool::EndpointPool;
 use crate::pool::make::Maker;
 use crate::settings::{AgentSettings, HedgeSettings, ModelTier, Settings, TierSettings};
@@ -75,6 +76,8 @@ pub struct Agent {
     pub keep_answers: Option<Duration>,
     /// What keeps to a backend in any of its tiers.
     pub affinity: Affinity,
+    /// How long its whole answers take, for those that follow an identical request.
+    pub landings: Landings,
     /// Since when the statistics of its chain count.
     pub since: SystemTime,
 }
@@ -276,6 +279,7 @@ impl Parts<'_> {
             models: models(self.settings, &settings.tiers),
             keep_answers,
             affinity: self.affinity(&settings.tiers),
+            landings: Landings::default(),
             since: SystemTime::now(),
         })
     }

@@ -169,7 +169,7 @@ impl ChainMetrics {
             retries: Family::default(),
             handovers: Family::default(),
         };
-        for result in ["shared", "alone"] {
+        for result in ["shared", "beside", "alone"] {
             drop(metrics.coalesced.get_or_create(&Result { result }));
         }
         registry.register(
@@ -190,7 +190,7 @@ impl ChainMetrics {
         );
         registry.register(
             "aip_coalesced_requests",
-            "Requests that waited for an identical one: with its answer, or alone after all",
+            "Requests that followed an identical one: with its answer, with its answer beside a call of their own, or alone",
             metrics.coalesced.clone(),
         );
         registry.register(
@@ -280,7 +280,7 @@ impl ChainMetrics {
         self.handovers.get_or_create(&labels).inc();
     }
 
-    /// Counts a request that waited for an identical one.
+    /// Counts a request that followed an identical one.
     pub(crate) fn coalesced(&self, result: &'static str) {
         self.coalesced.get_or_create(&Result { result }).inc();
     }

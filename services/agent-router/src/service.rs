@@ -4,6 +4,7 @@ mod coalesce;
 mod convert;
 mod fallback_chains;
 mod inference;
+mod shared;
 mod stream;
 mod told;
 

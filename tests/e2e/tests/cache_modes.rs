@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::Request;
 
 use AttemptOutcome::{CacheMiss, Success};
@@ -94,9 +95,7 @@ async fn identical_deterministic_requests_are_answered_once() {
     let (router, _file) = start(None, "{mode: fallback}").await;
     router.sim.fault("max", json!({"kind": "slow_first_token", "delay_ms": 700})).await;
     let mut leader = lead(&router, deterministic("q")).await;
-    let followers = join_all((0..5).map(|_| router.send(deterministic("q"))));
-    let stream = async { Streamed::read(open(&router.client(), deterministic("q")).await.unwrap()).await };
-    let (followers, stream) = tokio::join!(followers, stream);
+    let followers = join_all((0..5).map(|_| router.send(deterministic("q")))).await;
     let leader = leader.join_next().await.unwrap().unwrap();
     assert!(!served_by(&leader).coalesced);
     for follower in &followers {
@@ -105,14 +104,37 @@ async fn identical_deterministic_requests_are_answered_once() {
         assert_eq!(outcomes(&follower.attempts), [("max", Success)]);
         assert_ne!(follower.id, leader.id);
     }
-    assert_eq!(stream.text, text(&leader));
-    assert!(stream.end.unwrap().served_by.unwrap().coalesced);
     assert_eq!(router.sim.counter("max", "attempts").await, 1);
-    assert_eq!(router.metric("aip_coalesced_requests_total{result=\"shared\"}").await, 6);
+    assert_eq!(router.metric("aip_coalesced_requests_total{result=\"shared\"}").await, 5);
 
     // Who may want different answers asks for each.
     let different = join_all((0..3).map(|_| router.ask("q"))).await;
     assert!(different.iter().all(|answer| !served_by(answer).coalesced));
+    assert_eq!(router.sim.counter("max", "attempts").await, 4);
+}
+
+#[tokio::test]
+async fn nobody_loses_by_a_slow_leader() {
+    let (router, _file) = start(None, "{mode: fallback}").await;
+    // A stream is worth its first token, and asks for it at once.
+    router.sim.fault_next("max", json!({"kind": "slow_first_token", "delay_ms": 3000}), 1).await;
+    let mut leader = lead(&router, deterministic("q")).await;
+    let began = Instant::now();
+    let stream = Streamed::read(open(&router.client(), deterministic("q")).await.unwrap()).await;
+    assert!(!stream.end.unwrap().served_by.unwrap().coalesced);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    leader.join_next().await.unwrap().unwrap();
+
+    // One in a hurry asks beside its leader, and has the answer that comes first.
+    router.sim.fault("max", json!({"kind": "slow_first_token", "delay_ms": 1800})).await;
+    let mut leader = lead(&router, deterministic("another")).await;
+    let mut hurried = Request::new(deterministic("another"));
+    hurried.set_timeout(Duration::from_secs(3));
+    let answer = router.untimed_client().chat(hurried).await.unwrap().into_inner();
+    let leader = leader.join_next().await.unwrap().unwrap();
+    assert!(served_by(&answer).coalesced, "{answer:?}");
+    assert_eq!(text(&answer), text(&leader));
+    assert_eq!(router.metric("aip_coalesced_requests_total{result=\"beside\"}").await, 1);
     assert_eq!(router.sim.counter("max", "attempts").await, 4);
 }
 

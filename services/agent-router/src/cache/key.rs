@@ -68,7 +68,7 @@ impl CacheKey {
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn of_digest(digest: [u8; 32]) -> Self {
+    pub(crate) fn of_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
 }

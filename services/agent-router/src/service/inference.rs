@@ -1,5 +1,6 @@
 //! `InferenceService`: walks the agent's chain and says how it went.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::coalesce::{Coalescer, Joined, Landed, Lead};
+use super::coalesce::{Came, Coalescer, Joined};
 use super::convert;
+use super::shared::{land, shared_answer, shared_stream};
 use super::stream::{ResponseStream, Streamed, Successors};
 use super::told::{detour, summary, tier_that};
 use crate::agents::{Agent, CurrentAgents};
-use crate::answer::{Answer, AnswerStream};
+use crate::answer::Answer;
 use crate::backend::{Backend, is_model, kind_of};
 use crate::cache::{AnswerCache, CacheKey, is_deterministic};
 use crate::chat::Chat;
@@ -52,12 +54,12 @@ struct Shared {
 }
 
 /// A chat on its way through a chain.
-struct Asked {
+pub(super) struct Asked {
     chat: Chat,
-    agent: Arc<Agent>,
+    pub(super) agent: Arc<Agent>,
     key: CacheKey,
     deadline: Deadline,
-    started: Instant,
+    pub(super) started: Instant,
     /// Its place among the chats that this process answers at a time.
     _place: BulkheadPermit,
 }
@@ -106,11 +108,11 @@ impl Inference {
     }
 
     /// Leads identical requests or follows one, where that is safe.
-    async fn join(&self, asked: &Asked, streaming: bool) -> Joined {
+    fn join(&self, asked: &Asked, streaming: bool) -> Joined {
         if !asked.may_share() {
-            return Joined::Asks(None);
+            return Joined::Alone;
         }
-        self.shared.coalescer.join(asked.key, asked.deadline, streaming, &self.shared.metrics).await
+        self.shared.coalescer.join(asked.key, asked.deadline, streaming, &asked.agent.landings)
     }
 
     fn refused(&self, asked: &Asked, error: ChainError<UpstreamError>) -> Status {
@@ -287,14 +289,15 @@ impl InferenceService for Inference {
     ) -> Result<Response<wire::ChatResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let asked = self.admit(request, &extensions)?;
-        let lead = match self.join(&asked, false).await {
-            Joined::Asks(lead) => lead,
-            Joined::Shares(landed) => return Ok(Response::new(shared_answer(&asked, &landed))),
-        };
+        let joined = self.join(&asked, false);
         let exclude = asked.exclusion();
         let (chat, key) = (&asked.chat, asked.key);
         let ask = |backend: Arc<Backend>, deadline| async move { backend.chat(chat, key, deadline).await };
-        let served = asked.agent.chain.run(asked.walk(false, &exclude), ask).await;
+        let own = pin!(asked.agent.chain.run(asked.walk(false, &exclude), ask));
+        let (served, lead) = match joined.or_own(own, &self.shared.metrics).await {
+            Came::Own(served, lead) => (served, lead),
+            Came::Shared(landed) => return Ok(Response::new(shared_answer(&asked, &landed))),
+        };
         let served = served.map_err(|error| self.refused(&asked, error))?;
         self.tell(&asked, &served.attempts);
         let tier = &asked.agent.chain.tiers()[served.tier];
@@ -303,7 +306,7 @@ impl InferenceService for Inference {
             served.attempts.last().map(|answered| convert::served_by(tier, answered, &answer.origin));
         if is_model(tier) {
             self.keep(&asked, tier, &answer);
-            land(lead, tier, &answer, served_by.as_ref());
+            land(lead, &asked.agent, tier, &answer, served_by.as_ref());
         }
         Ok(Response::new(wire::ChatResponse {
             id: new_id(),
@@ -329,16 +332,20 @@ impl InferenceService for Inference {
             return Err(status.build());
         };
         let asked = self.admit(request, &extensions)?;
-        let lead = match self.join(&asked, true).await {
-            Joined::Asks(lead) => lead,
-            Joined::Shares(landed) => {
-                return Ok(Response::new(shared_stream(&asked, &landed, &self.shared.metrics)));
-            }
-        };
+        let joined = self.join(&asked, true);
         let exclude = asked.exclusion();
         let (chat, key) = (&asked.chat, asked.key);
         let ask = |backend: Arc<Backend>, deadline| async move { backend.open(chat, key, deadline).await };
-        let served = asked.agent.chain.open(asked.walk(true, &exclude), ask).await;
+        let came = {
+            let own = pin!(asked.agent.chain.open(asked.walk(true, &exclude), ask));
+            joined.or_own(own, &self.shared.metrics).await
+        };
+        let (served, lead) = match came {
+            Came::Own(served, lead) => (served, lead),
+            Came::Shared(landed) => {
+                return Ok(Response::new(shared_stream(&asked, &landed, &self.shared.metrics)));
+            }
+        };
         let served = served.map_err(|error| self.refused(&asked, error))?;
         self.tell(&asked, &served.attempts);
         let tier = Arc::clone(&asked.agent.chain.tiers()[served.tier]);
@@ -364,7 +371,7 @@ impl InferenceService for Inference {
         let on_whole = move |answer: &Answer| {
             if model_answers {
                 this.keep(&asked, &answering, answer);
-                land(lead, &answering, answer, served_by.as_ref());
+                land(lead, &asked.agent, &answering, answer, served_by.as_ref());
             }
         };
         let streamed = Streamed {
@@ -398,56 +405,7 @@ impl InferenceService for Inference {
     }
 }
 
-/// Gives the followers of a request its whole answer.
-fn land(lead: Option<Lead>, tier: &Arc<Tier<Backend>>, answer: &Answer, served_by: Option<&wire::ServedBy>) {
-    if let Some(lead) = lead.filter(|_| answer.is_whole()) {
-        lead.land(|| Landed {
-            tier: Arc::clone(tier),
-            answer: answer.clone(),
-            served_by: served_by.cloned().unwrap_or_default(),
-        });
-    }
-}
-
-/// The answer of an identical request that was under way.
-fn shared_answer(asked: &Asked, landed: &Landed) -> wire::ChatResponse {
-    let Answer { message, finish_reason, usage, origin } = landed.answer.clone();
-    wire::ChatResponse {
-        id: new_id(),
-        model: asked.agent.name.to_string(),
-        created_at: Some(to_proto_timestamp(origin.created_at)),
-        message: Some(message),
-        finish_reason: finish_reason.into(),
-        usage,
-        served_by: Some(landed.served_by()),
-        attempts: convert::attempts(&[landed.attempt(asked.started)]),
-    }
-}
-
-/// The same as a stream.
-fn shared_stream(asked: &Asked, landed: &Landed, metrics: &ChainMetrics) -> ResponseStream {
-    let answer = AnswerStream::from(landed.answer.clone());
-    let attempts = vec![landed.attempt(asked.started)];
-    let start = wire::StreamStart {
-        id: new_id(),
-        model: asked.agent.name.to_string(),
-        created_at: Some(to_proto_timestamp(answer.origin.created_at)),
-        served_by: Some(landed.served_by()),
-        attempts: convert::attempts(&attempts),
-    };
-    let streamed = Streamed {
-        tier: Arc::clone(&landed.tier),
-        answer,
-        guard: None,
-        attempts,
-        start,
-        successors: None,
-        metrics: metrics.clone(),
-        on_whole: Box::new(|_| {}),
-    };
-    streamed.into_stream()
-}
-
-fn new_id() -> String {
+/// The name of an answer.
+pub(super) fn new_id() -> String {
     format!("chat-{}", Uuid::now_v7().simple())
 }
