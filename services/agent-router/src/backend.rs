@@ -84,6 +84,11 @@ impl Backend {
         }
     }
 
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// What the next call to it would cost.
     pub fn load(&self) -> &PeakEwma {
         &self.load

@@ -147,7 +147,7 @@ impl Service for AgentRouter {
             background.spawn(|stop| upkeep.run(stop));
         }
 
-        let inference = Inference::new(agents.clone(), cache, metrics, in_flight);
+        let inference = Inference::new(agents.clone(), cache, metrics, in_flight, max_message_bytes);
         let inference = InferenceServiceServer::new(inference)
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(max_message_bytes);

@@ -5,6 +5,7 @@ mod convert;
 mod fallback_chains;
 mod inference;
 mod shared;
+mod size;
 mod stream;
 mod told;
 

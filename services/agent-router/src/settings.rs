@@ -20,6 +20,10 @@ pub use cache::{CacheSettings, StoreSettings};
 pub use pool::{HealthCheck, PoolSettings};
 pub use tier::{Accepts, Connection, HedgeSettings, Identity, ModelTier, TierSettings, Timeouts};
 
+/// The smallest limit of a message: the longest line of a stream ([`MAX_LINE`](crate::upstream::decode::MAX_LINE)) fits, with
+/// what stands around it.
+const LEAST_MESSAGE: usize = 1024 * 1024;
+
 /// Everything that the router is built from.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -91,7 +95,12 @@ impl Settings {
             })
             .collect();
         let largest = config.agent_router.max_message_bytes;
-        problems.require(largest >= 1024, "agent_router.max_message_bytes", largest, "must be at least 1024");
+        problems.require(
+            largest >= LEAST_MESSAGE,
+            "agent_router.max_message_bytes",
+            largest,
+            "must be at least 1048576: the longest piece of a stream has to fit",
+        );
         let most = config.agent_router.max_in_flight;
         let in_flight = BulkheadConfig::new(most);
         problems.require(in_flight.is_ok(), "agent_router.max_in_flight", most, "must be at least 1");

@@ -7,6 +7,7 @@ use aiplatform_proto::inference::v1::{Attempt, AttemptOutcome, CacheMode, ChatRe
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use aiplatform_proto::resilience::v1::{CircuitBreaker, ListCircuitBreakersRequest};
 use aiplatform_proto::time::from_proto_duration;
+use e2e::answers::Router;
 use e2e::chat::{Streamed, ask, channel, open, outcomes, question, served_by};
 use e2e::eventually;
 use e2e::suite::{Options, Suite};
@@ -236,4 +237,15 @@ async fn wishes_that_contradict_each_other_are_refused_by_name() {
     let degraded = suite.client().chat(pinned("degraded")).await.unwrap().into_inner();
     assert!(served_by(&degraded).degraded);
     assert!(outcomes(&degraded.attempts).contains(&("max", SkippedRequest)));
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_fits_into_no_message_is_the_next_tiers_and_as_a_stream_it_fits() {
+    let router = Router::start(&[("AIP__AGENT_ROUTER__MAX_MESSAGE_BYTES", "1048576".to_owned())]).await;
+    router.sim.fault("max", json!({"kind": "oversize", "bytes": 1_500_000})).await;
+    let answer = router.ask("q").await;
+    assert_eq!(outcomes(&answer.attempts), [("max", Failure), ("ollama", Success)]);
+    assert_eq!(answer.attempts[0].detail, "protocol error: answer over 983040 bytes");
+    let stream = Streamed::read(open(&router.client(), question("q")).await.unwrap()).await;
+    assert_eq!((stream.text.len(), stream.error.is_none()), (1_500_000, true));
 }

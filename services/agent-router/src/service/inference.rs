@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::coalesce::{Came, Coalescer, Joined};
 use super::convert;
 use super::shared::{land, shared_answer, shared_stream};
+use super::size::MessageSize;
 use super::stream::{ResponseStream, Streamed, Successors};
 use super::told::{detour, summary, tier_that};
 use crate::agents::{Agent, CurrentAgents};
@@ -51,6 +52,7 @@ struct Shared {
     coalescer: Coalescer,
     metrics: ChainMetrics,
     in_flight: Bulkhead,
+    size: MessageSize,
 }
 
 /// A chat on its way through a chain.
@@ -65,16 +67,16 @@ pub(super) struct Asked {
 }
 
 impl Inference {
-    /// The service for these agents.
+    /// The service for these agents. No message is over `max_message_bytes`.
     pub fn new(
         agents: CurrentAgents,
         cache: Option<Arc<AnswerCache>>,
         metrics: ChainMetrics,
         in_flight: Bulkhead,
+        max_message_bytes: usize,
     ) -> Self {
-        Self {
-            shared: Arc::new(Shared { agents, cache, coalescer: Coalescer::default(), metrics, in_flight }),
-        }
+        let (coalescer, size) = (Coalescer::default(), MessageSize::new(max_message_bytes));
+        Self { shared: Arc::new(Shared { agents, cache, coalescer, metrics, in_flight, size }) }
     }
 
     fn admit(&self, request: wire::ChatRequest, extensions: &tonic::Extensions) -> Result<Asked, Status> {
@@ -292,11 +294,14 @@ impl InferenceService for Inference {
         let joined = self.join(&asked, false);
         let exclude = asked.exclusion();
         let (chat, key) = (&asked.chat, asked.key);
-        let ask = |backend: Arc<Backend>, deadline| async move { backend.chat(chat, key, deadline).await };
+        let size = self.shared.size;
+        let ask = |backend: Arc<Backend>, deadline| async move {
+            size.fits(backend.kind(), backend.chat(chat, key, deadline).await?)
+        };
         let own = pin!(asked.agent.chain.run(asked.walk(false, &exclude), ask));
         let (served, lead) = match joined.or_own(own, &self.shared.metrics).await {
             Came::Own(served, lead) => (served, lead),
-            Came::Shared(landed) => return Ok(Response::new(shared_answer(&asked, &landed))),
+            Came::Shared(landed) => return size.checked(shared_answer(&asked, &landed)).map(Response::new),
         };
         let served = served.map_err(|error| self.refused(&asked, error))?;
         self.tell(&asked, &served.attempts);
@@ -308,7 +313,7 @@ impl InferenceService for Inference {
             self.keep(&asked, tier, &answer);
             land(lead, &asked.agent, tier, &answer, served_by.as_ref());
         }
-        Ok(Response::new(wire::ChatResponse {
+        let response = wire::ChatResponse {
             id: new_id(),
             model: asked.agent.name.to_string(),
             created_at: Some(to_proto_timestamp(answer.origin.created_at)),
@@ -317,7 +322,8 @@ impl InferenceService for Inference {
             usage: answer.usage,
             served_by,
             attempts: convert::attempts(&served.attempts),
-        }))
+        };
+        size.checked(response).map(Response::new)
     }
 
     type StreamChatStream = ResponseStream;

@@ -3,8 +3,8 @@
 use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 
-/// The longest line that is taken, in bytes.
-const MAX_LINE: usize = 1024 * 1024;
+/// The longest line that is taken, in bytes. What it holds fits into the smallest message that may be configured, 1 MiB.
+pub const MAX_LINE: usize = (1024 - 64) * 1024;
 
 /// A line that never ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -128,7 +128,7 @@ async fn an_answer_over_the_limit_is_a_failure_and_what_stands_around_its_tokens
         Bytes::from(format!("data: {padding}{{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"))
     };
     for _ in 0..5 {
-        sender.send(event(1, 1_000_000)).await.unwrap();
+        sender.send(event(1, 900_000)).await.unwrap();
         assert!(matches!(stream.next().await, Ok(Some(Piece::Delta(_)))));
     }
     let mut taken = 6;
