@@ -94,10 +94,13 @@ pub struct UpstreamStream {
     response: Response,
     decoder: Box<dyn PieceDecoder>,
     attempt: AttemptSpan,
-    /// How long the upstream may be silent, once the first content has come.
+    /// How long the upstream may have nothing to say, once the first content has come. Comments, keep-alives and chunks without
+    /// content are nothing: a server can send them for ever whose model has stopped.
     idle_timeout: Option<Duration>,
     /// The stage that is waited out, and until when.
     waiting: (Stage, Instant),
+    /// Until when the next piece is waited for, while somebody does.
+    quiet_until: Option<Instant>,
     received: usize,
     /// Bytes of content.
     content: usize,
@@ -129,6 +132,7 @@ impl UpstreamStream {
             attempt,
             idle_timeout: None,
             waiting: (Stage::Going, Instant::now()),
+            quiet_until: None,
             received: 0,
             content: 0,
             failure: None,
@@ -155,6 +159,7 @@ impl UpstreamStream {
     /// The answer stopped before its end, is too long, or breaks the protocol.
     pub async fn next(&mut self) -> Result<Option<Piece>, UpstreamError> {
         let next = self.advance().await.and_then(|piece| self.measure(piece));
+        self.quiet_until = None;
         match &next {
             Ok(Some(Piece::End(End { finish_reason, usage, .. }))) => {
                 self.ended = true;
@@ -206,11 +211,14 @@ impl UpstreamStream {
         Ok(piece)
     }
 
-    /// Until when the next bytes are waited for; `None` before the first content, where the chain sets the limit.
+    /// Until when bytes are waited for; `None` before the first content, where the chain sets the limit.
     fn patience(&mut self) -> Option<Instant> {
         let stage = self.decoder.stage();
         let limit = match stage {
-            Stage::Going => return self.idle_timeout.map(|idle| Instant::now() + idle),
+            Stage::Going => {
+                let idle = self.idle_timeout?;
+                return Some(*self.quiet_until.get_or_insert_with(|| Instant::now() + idle));
+            }
             Stage::Finished => self.idle_timeout.map_or(USAGE_GRACE, |idle| idle.min(USAGE_GRACE)),
             Stage::Whole => LINGER,
         };

@@ -112,6 +112,36 @@ async fn silence_before_a_finish_reason_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn signs_of_life_are_no_content() {
+    let (mut stream, sender) = openai("").await;
+    let began = Instant::now();
+    let alive = async {
+        for event in [": ping\n\n", "data:\n\n", "data: {\"choices\":[{\"delta\":{}}]}\n\n"].iter().cycle() {
+            tokio::time::sleep(IDLE / 4).await;
+            if sender.send(Bytes::from_static(event.as_bytes())).await.is_err() {
+                break;
+            }
+        }
+    };
+    let failed = tokio::select! {
+        next = stream.next() => next,
+        () = alive => panic!("nobody listens any more"),
+    };
+    assert_eq!(failed, Err(UpstreamError::Silent(IDLE)));
+    assert_eq!(began.elapsed(), IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_time_is_no_silence() {
+    let (mut stream, sender) = openai("").await;
+    for _ in 0..3 {
+        tokio::time::sleep(2 * IDLE).await;
+        sender.send(Bytes::from_static(CONTENT.as_bytes())).await.unwrap();
+        assert!(matches!(stream.next().await, Ok(Some(Piece::Delta(_)))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn ollama_says_everything_in_its_last_line() {
     let body = "{\"message\":{\"content\":\"a\"}}\n{\"done\":true,\"eval_count\":1}\n";
     let (mut stream, _open) = open(Box::<OllamaDecoder>::default(), body).await;
