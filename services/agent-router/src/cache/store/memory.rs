@@ -35,6 +35,17 @@ impl Expiry<CacheKey, Entry> for ByEntry {
     ) -> Option<Duration> {
         Some(entry.ttl)
     }
+
+    /// A rewritten answer is as fresh as a new one; moka would leave it what was left of the old one's time.
+    fn expire_after_update(
+        &self,
+        _key: &CacheKey,
+        entry: &Entry,
+        _updated_at: std::time::Instant,
+        _left: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.ttl)
+    }
 }
 
 impl Memory {
@@ -52,5 +63,23 @@ impl Memory {
 
     pub(super) async fn set(&self, key: CacheKey, value: Vec<u8>, ttl: Duration) {
         self.entries.insert(key, Entry { value: Arc::from(value), ttl }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rewritten_answer_has_its_whole_time() {
+        let (store, key) = (Memory::new(1 << 20), CacheKey::of_digest([1; 32]));
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(3600));
+        store.set(key, b"old".to_vec(), short).await;
+        store.set(key, b"new".to_vec(), long).await;
+        // moka has a clock of its own. Longer than this does no harm.
+        tokio::time::sleep(2 * short).await;
+        assert_eq!(store.get(key).await.as_deref(), Some(b"new".as_slice()));
+        store.set(key, b"newest".to_vec(), Duration::ZERO).await;
+        assert_eq!(store.get(key).await, None);
     }
 }
