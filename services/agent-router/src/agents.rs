@@ -24,6 +24,7 @@ use crate::config::{Affinity, Kind};
 use crate::flights::Landings;
 use crate::pool::EndpointPool;
 use crate::pool::make::Maker;
+use crate::pool::rests::Rests;
 use crate::settings::{AgentSettings, HedgeSettings, ModelTier, Settings, TierSettings};
 use crate::upstream::HttpClient;
 pub use current::CurrentAgents;
@@ -91,6 +92,7 @@ pub struct Agents {
     /// The pools of the tiers of model servers, by tier.
     pools: BTreeMap<String, Arc<EndpointPool>>,
     budget: RetryBudget,
+    rests: Rests,
     made_of: BTreeMap<String, TierSettings>,
 }
 
@@ -112,7 +114,9 @@ impl Agents {
         // One budget for all chains: they call the same backends.
         let fresh = || RetryBudget::new(RetryBudgetConfig::default(), Arc::new(SystemClock::new()));
         let budget = previous.map_or_else(fresh, |previous| previous.budget.clone());
-        let parts = Parts { settings, cache, breakers, budget: &budget, known_stay: previous.is_some() };
+        let rests = previous.map(|previous| previous.rests.clone()).unwrap_or_default();
+        let known_stay = previous.is_some();
+        let parts = Parts { settings, cache, breakers, budget: &budget, rests: &rests, known_stay };
         let mut tiers: BTreeMap<&str, Arc<Tier<Backend>>> = BTreeMap::new();
         let mut pools = BTreeMap::new();
         let mut carried = BTreeSet::new();
@@ -152,7 +156,7 @@ impl Agents {
         // Settings name at least one agent.
         let default = settings.agents.first().map(|agent| Arc::clone(&agent.name)).unwrap_or_default();
         let tiers = tiers.into_values().collect();
-        Ok(Self { by_name, default, tiers, pools, budget, made_of: settings.tiers.clone() })
+        Ok(Self { by_name, default, tiers, pools, budget, rests, made_of: settings.tiers.clone() })
     }
 
     /// Gives the breakers of these agents their settings. A breaker keeps its state as far as these allow.
@@ -244,6 +248,7 @@ struct Parts<'a> {
     cache: Option<&'a Arc<AnswerCache>>,
     breakers: &'a Arc<CircuitBreakerRegistry>,
     budget: &'a RetryBudget,
+    rests: &'a Rests,
     /// Whether breakers that exist are taken as they are: until the new agents are in use, a refusal must leave them so.
     known_stay: bool,
 }
@@ -305,6 +310,7 @@ impl Parts<'_> {
             model: model.clone(),
             breaker: self.settings.breaker.clone(),
             breakers: Arc::clone(self.breakers),
+            rests: self.rests.clone(),
             known_stay: self.known_stay,
         };
         maker.pool()

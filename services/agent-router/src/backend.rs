@@ -41,7 +41,7 @@ pub struct Backend {
     kind: Kind,
     name: String,
     breaker: Option<CircuitBreaker>,
-    rest: Rest,
+    rest: Arc<Rest>,
     silence: Silence,
     load: PeakEwma,
     /// Of its name, for affinity.
@@ -60,13 +60,20 @@ impl Backend {
             kind,
             name,
             breaker,
-            rest: Rest::new(),
+            rest: Arc::default(),
             silence: Silence::new(),
             load,
             hash,
             health: None,
             target,
         }
+    }
+
+    /// The same, which rests whenever others of its name do.
+    #[must_use]
+    pub fn with_rest(mut self, rest: Arc<Rest>) -> Self {
+        self.rest = rest;
+        self
     }
 
     /// The same, with a URL that answers when the server is there.

@@ -16,6 +16,7 @@ pub(crate) mod affinity;
 pub mod dns;
 pub(crate) mod make;
 pub mod probe;
+pub(crate) mod rests;
 
 use std::fmt;
 use std::net::IpAddr;

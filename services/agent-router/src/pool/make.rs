@@ -7,6 +7,7 @@ use resilience::{CircuitBreakerConfig, CircuitBreakerRegistry, SplitMix64};
 use service_kit::config::Endpoint;
 
 use super::EndpointPool;
+use super::rests::Rests;
 use crate::agents::BuildError;
 use crate::backend::{Backend, Target};
 use crate::config::Kind;
@@ -24,6 +25,7 @@ pub(crate) struct Maker {
     pub(crate) client: HttpClient,
     pub(crate) breaker: CircuitBreakerConfig,
     pub(crate) breakers: Arc<CircuitBreakerRegistry>,
+    pub(crate) rests: Rests,
     /// Whether breakers that exist are taken as they are, whatever their settings.
     pub(crate) known_stay: bool,
 }
@@ -43,7 +45,7 @@ impl Maker {
     }
 
     /// The backend at an endpoint, or at one address of its name. It is called by both, and by its model: what is one server to
-    /// two tiers has one breaker.
+    /// two tiers has one breaker, and rests for both.
     fn backend(
         &self,
         endpoint: &Endpoint,
@@ -73,7 +75,8 @@ impl Maker {
                 Target::OpenAi(OpenAiBackend::new(client.clone(), endpoint, &self.model))
             }
         };
-        let backend = Backend::new(self.kind, name, Some(breaker), target);
+        let rest = self.rests.of(&name);
+        let backend = Backend::new(self.kind, name, Some(breaker), target).with_rest(rest);
         Ok(match &self.model.pool.health_check {
             Some(check) => backend.with_health_check(client, endpoint.at(&check.path)),
             None => backend,

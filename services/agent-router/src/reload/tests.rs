@@ -1,4 +1,4 @@
-use resilience::{State, SystemClock};
+use resilience::{Backend as _, Rest, State, SystemClock};
 use service_kit::auth::Audience;
 use service_kit::config::Seconds;
 use service_kit::metrics::Registry;
@@ -99,6 +99,27 @@ async fn breakers_keep_their_state_take_new_settings_and_go_with_their_backends(
     running.change(|config| config.fallback_chain.enabled = false).unwrap();
     assert_eq!(running.breakers(), [MAX]);
     assert_eq!(running.reload.breakers.get(MAX).unwrap().state(), State::Open);
+}
+
+#[tokio::test]
+async fn a_server_rests_for_all_its_tiers_and_for_those_of_the_next_configuration() {
+    let mut running = Running::new();
+    let rests = |running: &Running, name: &str| {
+        let agents = running.reload.agents.get();
+        let tier = agents.tiers().iter().find(|tier| *tier.name == *name).cloned().unwrap();
+        tier.pool.members()[0].rest().unwrap().left()
+    };
+    let twin = |config: &mut Config| {
+        config.tiers.insert("twin".into(), config.tiers["max"].clone());
+        config.agents.push(agent("second", &["twin"]));
+    };
+    running.change(twin).unwrap();
+    let max = running.agent("assistant").unwrap();
+    max.chain.tiers()[0].pool.members()[0].rest().unwrap().begin(Rest::LONGEST);
+    assert!(rests(&running, "twin").is_some());
+    let change = |config: &mut Config| config.tiers.get_mut("max").unwrap().timeout = Some(Seconds::new(7));
+    running.change(change).unwrap();
+    assert!(rests(&running, "max").is_some() && rests(&running, "ollama").is_none());
 }
 
 #[tokio::test]
