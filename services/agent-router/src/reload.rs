@@ -15,6 +15,7 @@
 use std::error::Error as _;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use resilience::CircuitBreakerRegistry;
 use service_kit::auth::Guard;
 use service_kit::config::Problems;
@@ -54,7 +55,7 @@ impl Reload<Config> for RouterReload {
         let Some(settings) = Settings::of(&config, &mut problems) else {
             return Err(problems);
         };
-        let tidy = Tidy(self);
+        let tidy = Tidy { reload: self, _changing: self.agents.changing() };
         let built = Agents::build(&settings, self.cache.as_ref(), &self.breakers, Some(&self.agents.get()));
         let agents = built.map_err(|error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -75,11 +76,16 @@ impl Reload<Config> for RouterReload {
 
 /// Agents are built with their breakers. When this is dropped, the breakers go that the agents in use have no part in: the old
 /// ones where the new agents are in use, and else those of agents that were only prepared.
-struct Tidy<'a>(&'a RouterReload);
+///
+/// Meanwhile nobody else makes backends, or forgets those that are not in use yet.
+struct Tidy<'a> {
+    reload: &'a RouterReload,
+    _changing: MutexGuard<'a, ()>,
+}
 
 impl Drop for Tidy<'_> {
     fn drop(&mut self) {
-        let removed = self.0.agents.get().forget_others(&self.0.breakers);
+        let removed = self.reload.agents.get().forget_others(&self.reload.breakers);
         if removed > 0 {
             info!(removed, "circuit breakers of backends that nobody uses were removed");
         }

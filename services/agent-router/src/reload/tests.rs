@@ -1,10 +1,14 @@
-use resilience::{Backend as _, Rest, State, SystemClock};
+use resilience::{Backend as _, Rest, SplitMix64, State, SystemClock};
 use service_kit::auth::Audience;
 use service_kit::config::Seconds;
+use service_kit::dns::{Resolver, Resolving};
 use service_kit::metrics::Registry;
+use tokio::sync::watch;
 
 use super::*;
 use crate::config::{AgentConfig, SamplingConfig};
+use crate::metrics::PoolMetrics;
+use crate::pool::dns;
 
 struct Running {
     reload: RouterReload,
@@ -164,5 +168,70 @@ async fn an_agent_that_is_gone_lives_on_where_it_is_in_use() {
     running.change(|config| drop(config.agents.pop())).unwrap();
     assert!(running.agent("second").is_none());
     assert_eq!(in_use.chain.tiers().len(), 2);
+    assert_eq!(running.breakers(), [MAX, OLLAMA]);
+}
+
+/// Resolves every name to two addresses, once it is told to.
+#[derive(Debug)]
+struct Slow {
+    asked: watch::Sender<bool>,
+    answers: watch::Sender<bool>,
+}
+
+impl Resolver for Slow {
+    fn resolve<'a>(&'a self, _host: &'a str) -> Resolving<'a> {
+        Box::pin(async move {
+            self.asked.send_replace(true);
+            self.answers.subscribe().wait_for(|answers| *answers).await.unwrap();
+            Ok(vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])
+        })
+    }
+}
+
+/// Has a configuration change while names are asked for.
+async fn change_while_names_are_asked_for(running: &mut Running, change: impl FnOnce(&mut Config)) {
+    let slow = Slow { asked: watch::Sender::new(false), answers: watch::Sender::new(false) };
+    let (agents, breakers) = (running.reload.agents.clone(), Arc::clone(&running.reload.breakers));
+    let (randomness, metrics) = (SplitMix64::seeded(1), PoolMetrics::default());
+    let reload = async {
+        slow.asked.subscribe().wait_for(|asked| *asked).await.unwrap();
+        running.change(change).unwrap();
+        slow.answers.send_replace(true);
+    };
+    tokio::join!(dns::look(&agents, &breakers, &slow, &randomness, &metrics), reload);
+}
+
+#[tokio::test]
+async fn names_that_change_during_a_reload_cost_no_new_backend_its_breaker() {
+    let mut running = Running::new();
+    change_while_names_are_asked_for(&mut running, |config| {
+        let mut other = config.tiers["ollama"].clone();
+        other.endpoints = vec!["http://127.0.0.9:1".parse().unwrap()];
+        config.tiers.insert("other".into(), other);
+        config.agents.push(agent("second", &["other"]));
+    })
+    .await;
+    let mut breakers = running.breakers();
+    breakers.sort();
+    let pinned = |name: &str, address: u8| format!("{name}@10.0.0.{address}");
+    let expected = [
+        "127.0.0.9:1/llama3.1:8b".to_owned(),
+        pinned(MAX, 1),
+        pinned(MAX, 2),
+        pinned(OLLAMA, 1),
+        pinned(OLLAMA, 2),
+    ];
+    assert_eq!(breakers, expected);
+}
+
+#[tokio::test]
+async fn a_tier_that_a_reload_has_replaced_follows_its_names_no_more() {
+    let mut running = Running::new();
+    change_while_names_are_asked_for(&mut running, |config| {
+        for tier in ["max", "ollama"] {
+            config.tiers.get_mut(tier).unwrap().timeout = Some(Seconds::new(7));
+        }
+    })
+    .await;
     assert_eq!(running.breakers(), [MAX, OLLAMA]);
 }

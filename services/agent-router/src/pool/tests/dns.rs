@@ -9,7 +9,7 @@ use resilience::{Backend as _, CircuitBreakerConfig, Pool as _, SplitMix64, Stat
 use service_kit::dns::{MAX_ADDRESSES, Resolver, Resolving};
 
 use super::super::EndpointPool;
-use super::super::dns::refresh;
+use super::super::dns::{ask, take_over};
 use super::{backend, settings};
 use crate::metrics::PoolMetrics;
 
@@ -50,7 +50,8 @@ fn names(pool: &EndpointPool) -> Vec<String> {
 }
 
 async fn look(pool: &EndpointPool, resolver: &Names) -> bool {
-    refresh(pool, resolver, &PoolMetrics::default()).await
+    let metrics = PoolMetrics::default();
+    take_over(pool, &ask(pool, resolver, &metrics).await, &metrics)
 }
 
 #[tokio::test]
