@@ -145,7 +145,7 @@ impl UpstreamError {
         }
     }
 
-    /// What an HTTP status other than 2xx means. `code` is the machine-readable code or type in the body, if any.
+    /// What an HTTP status other than 2xx means. `code` is the machine-readable code and type in the body, if any.
     pub fn of_status(status: u16, code: &str, message: &str, retry_after: Option<Duration>) -> Self {
         let message = shorten(message);
         match status {
@@ -164,6 +164,8 @@ impl UpstreamError {
         if says(&[
             "context length",
             "context_length",
+            "context size",
+            "context_size",
             "context window",
             "prompt is too long",
             "larger than tokenizer's max length",
@@ -248,6 +250,7 @@ mod tests {
         use Retry::{Backoff, Never, Once};
         let too_long =
             "Prompt is too long: 1204 tokens exceeds the configured maximum context length of 512 tokens.";
+        let too_large = "the request exceeds the available context size, try increasing it";
         let cases = [
             (of(500, "", "x"), "status", Failure, Once, Backend),
             (of(502, "", "x"), "status", Failure, Once, Backend),
@@ -264,7 +267,10 @@ mod tests {
             (of(400, "400", "Value error."), "model_missing", Ignored, Never, Tier),
             (of(400, "400", too_long), "context_length", Ignored, Never, Larger),
             (of(400, "context_length_exceeded", "x"), "context_length", Ignored, Never, Larger),
+            (of(400, "400 exceed_context_size_error", "x"), "context_length", Ignored, Never, Larger),
+            (of(400, "", too_large), "context_length", Ignored, Never, Larger),
             (of(400, "content_policy_violation", "x"), "content_policy", Ignored, Never, Stop),
+            (of(400, "400 content_policy_violation", "x"), "content_policy", Ignored, Never, Stop),
             (of(400, "", "x"), "refused", Ignored, Never, Stop),
             (of(422, "", "x"), "refused", Ignored, Never, Stop),
             (of(302, "", "x"), "protocol", Failure, Never, Tier),

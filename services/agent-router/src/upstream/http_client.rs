@@ -173,7 +173,7 @@ fn time_until(value: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// Finds the code and the message in an error body of any of the shapes in use: OpenAI's and MAX Serve's
+/// Finds the code, with the type, and the message in an error body of any of the shapes in use: OpenAI's and MAX Serve's
 /// `{"error": {"code", "type", "message"}}`, Ollama's `{"error": "…"}`, FastAPI's `{"detail": …}`.
 pub(super) fn describe(body: &[u8]) -> (String, String) {
     #[derive(Deserialize)]
@@ -188,10 +188,9 @@ pub(super) fn describe(body: &[u8]) -> (String, String) {
     match (body.error, body.detail) {
         (Some(Value::Object(error)), _) => {
             let field = |name: &str| error.get(name).filter(|value| !value.is_null()).map(text);
-            (
-                field("code").or_else(|| field("type")).unwrap_or_default(),
-                field("message").unwrap_or_default(),
-            )
+            // Either may be the one that says what is wrong: MAX Serve and llama.cpp repeat the status as the code.
+            let named: Vec<String> = [field("code"), field("type")].into_iter().flatten().collect();
+            (named.join(" "), field("message").unwrap_or_default())
         }
         (Some(error), _) => (String::new(), text(&error)),
         // FastAPI lists what is wrong with the request, each with the input that it found wrong: that is the prompt.
@@ -275,7 +274,8 @@ mod tests {
     #[test]
     fn error_bodies_of_all_shapes_are_understood() {
         let cases = [
-            (r#"{"error":{"code":"400","message":"m","type":"t"}}"#, ("400", "m")),
+            (r#"{"error":{"code":"400","message":"m","type":"t"}}"#, ("400 t", "m")),
+            (r#"{"error":{"code":400,"message":"m","type":"t"}}"#, ("400 t", "m")),
             (r#"{"error":{"code":null,"message":"m","type":"t"}}"#, ("t", "m")),
             (r#"{"error":"model 'x' not found"}"#, ("", "model 'x' not found")),
             (r#"{"detail":"Not Found"}"#, ("", "Not Found")),
