@@ -10,11 +10,11 @@
 //!   form of the answer, and what is passed through.
 //!
 //! Not the deadline, the cache mode, whether a degraded answer would do, or the pinned tier: they decide who answers, not what
-//! is asked. Each part stands behind its length, so that no two different questions have the same bytes.
+//! is asked. Nor what a model reasoned for an earlier turn: no upstream is sent that. Each part stands behind its length, so that no two different questions have the same bytes.
 
 use std::fmt;
 
-use aiplatform_proto::inference::v1::ChatRequest;
+use aiplatform_proto::inference::v1::{ChatRequest, Message};
 use prost::Message as _;
 use service_kit::tenant::Tenant;
 use sha2::{Digest, Sha256};
@@ -23,7 +23,7 @@ use crate::agents::Agent;
 use crate::chat::Chat;
 
 /// Changes whenever the same question would give other bytes, or other questions the same.
-const VERSION: &[u8] = b"aip-answer/2";
+const VERSION: &[u8] = b"aip-answer/3";
 
 /// The SHA-256 of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ impl CacheKey {
     pub(super) fn of_parts(tenant: &Tenant, agent: &str, models: &[String], chat: &Chat) -> Self {
         let request = chat.request();
         let canonical = ChatRequest {
-            messages: chat.messages().cloned().collect(),
+            messages: chat.messages().map(as_sent).collect(),
             sampling: request.sampling.clone(),
             tools: request.tools.clone(),
             tool_choice: request.tool_choice.clone(),
@@ -71,6 +71,11 @@ impl CacheKey {
     pub(crate) fn of_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
+}
+
+/// A message as upstreams get it.
+fn as_sent(message: &Message) -> Message {
+    Message { reasoning: String::new(), ..message.clone() }
 }
 
 impl fmt::Display for CacheKey {
