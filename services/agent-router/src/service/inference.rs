@@ -349,7 +349,7 @@ impl InferenceService for Inference {
         let (served, lead) = match came {
             Came::Own(served, lead) => (served, lead),
             Came::Shared(landed) => {
-                return Ok(Response::new(shared_stream(&asked, &landed, &self.shared.metrics)));
+                return Ok(Response::new(shared_stream(asked, &landed, &self.shared.metrics)));
             }
         };
         let served = served.map_err(|error| self.refused(&asked, error))?;
@@ -415,3 +415,6 @@ impl InferenceService for Inference {
 pub(super) fn new_id() -> String {
     format!("chat-{}", Uuid::now_v7().simple())
 }
+
+#[cfg(test)]
+mod tests;

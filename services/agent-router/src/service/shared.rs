@@ -48,8 +48,8 @@ pub(super) fn shared_answer(asked: &Asked, landed: &Landed) -> wire::ChatRespons
     }
 }
 
-/// The same as a stream.
-pub(super) fn shared_stream(asked: &Asked, landed: &Landed, metrics: &ChainMetrics) -> ResponseStream {
+/// The same as a stream, which keeps its place in the router to its end.
+pub(super) fn shared_stream(asked: Asked, landed: &Landed, metrics: &ChainMetrics) -> ResponseStream {
     let answer = AnswerStream::from(landed.answer.clone());
     let attempts = vec![landed.attempt(asked.started)];
     let start = wire::StreamStart {
@@ -67,7 +67,7 @@ pub(super) fn shared_stream(asked: &Asked, landed: &Landed, metrics: &ChainMetri
         start,
         successors: None,
         metrics: metrics.clone(),
-        on_whole: Box::new(|_| {}),
+        on_whole: Box::new(move |_| drop(asked)),
     };
     streamed.into_stream()
 }
