@@ -32,8 +32,8 @@ pub(super) struct Splice {
 enum State {
     /// All of it is new.
     New,
-    /// So much of what was said has not come again yet.
-    Again { rest: String },
+    /// What was said has come again up to a place. It is not copied: an answer comes again in many pieces.
+    Again { said: String, up_to: usize },
     /// It is not known yet whether it goes on or begins anew.
     Watched { said: String, held: String },
 }
@@ -64,7 +64,8 @@ impl Splice {
 
     /// For a successor that begins anew.
     pub(super) fn beginning_anew(said: &str) -> Self {
-        let state = if said.is_empty() { State::New } else { State::Again { rest: said.to_owned() } };
+        let state =
+            if said.is_empty() { State::New } else { State::Again { said: said.to_owned(), up_to: 0 } };
         Self { state, anew: true }
     }
 
@@ -78,23 +79,22 @@ impl Splice {
         let calls = !delta.tool_calls.is_empty();
         match std::mem::replace(&mut self.state, State::New) {
             State::New => Spliced::New(delta),
-            State::Again { rest } => {
-                if let Some(new) = delta.text.strip_prefix(rest.as_str()) {
+            State::Again { said, up_to } => {
+                let rest = &said[up_to..];
+                if let Some(new) = delta.text.strip_prefix(rest) {
                     let text = new.to_owned();
                     return piece(StreamDelta { text, reasoning: String::new(), ..delta });
                 }
-                match rest.strip_prefix(delta.text.as_str()) {
-                    Some(rest) if !calls => {
-                        self.state = State::Again { rest: rest.to_owned() };
-                        Spliced::Nothing
-                    }
-                    Some(_) | None => Spliced::Differs,
+                if calls || !rest.starts_with(delta.text.as_str()) {
+                    return Spliced::Differs;
                 }
+                self.state = State::Again { said, up_to: up_to + delta.text.len() };
+                Spliced::Nothing
             }
             State::Watched { said, mut held } => {
                 held.push_str(&delta.text);
                 if held.starts_with(head(&said)) {
-                    *self = Self { state: State::Again { rest: said }, anew: true };
+                    *self = Self { state: State::Again { said, up_to: 0 }, anew: true };
                     return self.take(StreamDelta { text: held, ..delta });
                 }
                 if said.starts_with(&held) && !calls {

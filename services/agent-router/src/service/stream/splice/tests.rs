@@ -36,6 +36,14 @@ fn splits(text: &str) -> impl Iterator<Item = [&str; 2]> {
 }
 
 #[test]
+fn a_long_answer_comes_again_in_small_pieces() {
+    let said = SAID.repeat(16 * 1024);
+    let whole = format!("{said}{NEW}");
+    let pieces = whole.as_bytes().chunks(3).map(|piece| std::str::from_utf8(piece).unwrap());
+    assert_eq!(spliced(Splice::beginning_anew(&said), pieces).as_deref(), Some(NEW));
+}
+
+#[test]
 fn what_comes_again_is_dropped_however_it_is_split() {
     let whole = format!("{SAID}{NEW}");
     for pieces in splits(&whole) {
