@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{AttemptOutcome, CacheMode, ChatRequest, ChatResponse, Sampling};
-use e2e::answers::Router;
+use e2e::answers::{Router, held_by_redis};
 use e2e::chat::{Streamed, open, outcomes, question, served_by, text};
 use e2e::eventually;
 use e2e::redis::Redis;
@@ -67,6 +67,27 @@ async fn read_through_repeats_deterministic_answers_before_the_models() {
     for _ in 0..8 {
         assert_eq!(served_by(&router.send(deterministic("q")).await).tier, "max");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_holds_a_request_once() {
+    // Asked before the models and at its own place, it has one response timeout to spend.
+    let redis = Redis::start().await;
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    let tiers = "tiers: [max, ollama, cache, degraded]";
+    let text = format!("agents: [{{name: assistant, {tiers}, cache: {{mode: read_through}}}}]");
+    std::fs::write(file.path(), text).unwrap();
+    let limit = Duration::from_millis(500);
+    let variables =
+        [("REDIS_URL", redis.url()), ("AIP__CACHE__RESPONSE_TIMEOUT", limit.as_secs_f64().to_string())];
+    let router = Router::start_with(file.path(), &variables).await;
+    router.keep("warm up").await;
+    redis.signal("STOP").await;
+    router.models_down().await;
+    let answer = router.client().chat(deterministic("q")).await.unwrap().into_inner();
+    assert!(served_by(&answer).degraded, "{answer:?}");
+    let held = held_by_redis(&answer);
+    assert!(limit <= held && held < limit + limit / 2, "{answer:?}");
 }
 
 #[tokio::test]

@@ -131,8 +131,10 @@ struct Held {
 
 async fn at_rest(suite: &Suite, process: &Process) -> Held {
     eventually("the last calls end", || async {
-        let in_flight = Metrics::scrape(process, "admin").await.value("aip_rpc_in_flight", &[]);
-        (in_flight == 0.0).then_some(())
+        let metrics = Metrics::scrape(process, "admin").await;
+        // Of tiers only the router knows.
+        let calls = metrics.sum("aip_tier_in_flight", &[]).unwrap_or(0.0);
+        (metrics.value("aip_rpc_in_flight", &[]) + calls == 0.0).then_some(())
     })
     .await;
     for upstream in ["max", "ollama"] {
@@ -161,6 +163,10 @@ async fn leave_nothing_behind() {
         round(&suite, seed, faulty).await;
     }
     let before = [at_rest(&suite, &suite.router).await, at_rest(&suite, &suite.gateway).await];
+
+    // A slot that is never given back would take the tier away, one stream at a time.
+    let slots = Metrics::scrape(&suite.router, "admin").await;
+    assert!(slots.value("aip_tier_in_flight", &[]) == 0.0);
 
     let ends = round(&suite, 4, true).await;
     assert_eq!(ends.len(), usize::try_from(STREAMS).unwrap());

@@ -6,7 +6,9 @@ use std::time::Duration;
 use aiplatform_proto::inference::v1::{Attempt, CacheMode, ChatRequest, ServedBy, Usage};
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
 use aiplatform_proto::resilience::v1::{CircuitBreakerState, ListCircuitBreakersRequest};
-use e2e::chat::{Client, Streamed, channel, client, question, served_by, text};
+use e2e::chat::{
+    Client, Streamed, UntimedClient, channel, client, question, served_by, text, untimed_client,
+};
 use e2e::eventually;
 use e2e::metrics::Metrics;
 use e2e::process::Process;
@@ -18,8 +20,11 @@ use tonic::{Request, Status};
 
 use crate::fault::{AFTER_CHUNKS, Fault};
 
-/// The deadline of every request.
+/// The deadline of a request that has time for everything.
 pub const DEADLINE: Duration = Duration::from_secs(12);
+
+/// The deadline of one that has not: less than one tier may take.
+pub const HURRY: Duration = Duration::from_secs(1);
 
 /// The limit of each tier: to a whole answer, to first content, and between pieces.
 pub const TIER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,8 +34,12 @@ pub const TIER_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum Mode {
     /// A whole answer.
     Unary,
+    /// A whole answer, in less time than one tier may take.
+    Hurried,
     /// A stream; faults that strike an answer under way strike before its first chunk.
     Before,
+    /// The same, in less time than one tier may take.
+    HurriedStream,
     /// A stream; such faults strike after some chunks, and the agent ends the stream in an error.
     AfterError,
     /// The same, and the agent has the answer continued.
@@ -71,9 +80,24 @@ impl Mode {
         if self == Self::AfterContinue { "continues" } else { "stops" }
     }
 
+    /// Whether a whole answer is asked for.
+    pub fn is_unary(self) -> bool {
+        matches!(self, Self::Unary | Self::Hurried)
+    }
+
+    /// Whether the deadline binds.
+    pub fn is_hurried(self) -> bool {
+        matches!(self, Self::Hurried | Self::HurriedStream)
+    }
+
+    /// The deadline of the request.
+    pub fn deadline(self) -> Duration {
+        if self.is_hurried() { HURRY } else { DEADLINE }
+    }
+
     fn chunks(self) -> u32 {
         match self {
-            Self::Unary | Self::Before => 0,
+            Self::Unary | Self::Before | Self::Hurried | Self::HurriedStream => 0,
             Self::AfterError | Self::AfterContinue => AFTER_CHUNKS,
         }
     }
@@ -106,7 +130,8 @@ pub async fn observe(fault: Fault, mode: Mode, scope: Scope) -> Observed {
     if scope == Scope::Everything {
         redis.kill().await;
     }
-    let mut observed = send(&client, mode).await;
+    // A deadline is the server's to keep: this client has no timer.
+    let mut observed = send(untimed_client(&suite.url("gateway_grpc")), mode).await;
     observed.breakers = breakers(&suite).await;
     observed.whole = whole;
     observed
@@ -149,7 +174,7 @@ async fn prime(suite: &Process, client: &Client, mode: Mode) -> [String; 2] {
     whole
 }
 
-async fn send(client: &Client, mode: Mode) -> Observed {
+async fn send(mut client: UntimedClient, mode: Mode) -> Observed {
     let began = Instant::now();
     let mut observed = Observed {
         text: String::new(),
@@ -162,10 +187,10 @@ async fn send(client: &Client, mode: Mode) -> Observed {
         breakers: [(CircuitBreakerState::Unspecified, 0); 2],
         whole: Default::default(),
     };
-    if mode == Mode::Unary {
+    if mode.is_unary() {
         let mut request = Request::new(asked(mode));
-        request.set_timeout(DEADLINE);
-        match client.clone().chat(request).await {
+        request.set_timeout(mode.deadline());
+        match client.chat(request).await {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 observed.complete = true;
@@ -179,8 +204,8 @@ async fn send(client: &Client, mode: Mode) -> Observed {
     } else {
         let chat = aiplatform_proto::inference::v1::StreamChatRequest { chat: Some(asked(mode)) };
         let mut request = Request::new(chat);
-        request.set_timeout(DEADLINE);
-        match client.clone().stream_chat(request).await {
+        request.set_timeout(mode.deadline());
+        match client.stream_chat(request).await {
             Ok(stream) => {
                 let read = Streamed::read(stream.into_inner()).await;
                 observed.text = read.text;

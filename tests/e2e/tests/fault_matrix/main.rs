@@ -41,6 +41,8 @@ columns! {
     a_whole_answer_with_the_first_tier_faulty: Unary, First;
     a_whole_answer_with_both_models_faulty: Unary, Models;
     a_whole_answer_with_everything_faulty: Unary, Everything;
+    a_whole_answer_in_a_hurry_with_everything_faulty: Hurried, Everything;
+    a_stream_in_a_hurry_with_everything_faulty: HurriedStream, Everything;
     a_stream_before_its_first_chunk_with_the_first_tier_faulty: Before, First;
     a_stream_before_its_first_chunk_with_both_models_faulty: Before, Models;
     a_stream_before_its_first_chunk_with_everything_faulty: Before, Everything;
