@@ -148,7 +148,7 @@ where
                 Ok(timeout) => timeout,
                 Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
             };
-            let place = match open_place(&call, &request) {
+            let place = match infrastructure_place(&call, &request) {
                 Ok(place) => place,
                 Err(status) => return Ok(observer.refuse(&status, &call.request_id)),
             };
@@ -220,12 +220,16 @@ where
     }
 }
 
-/// The place of a stream that stays open for as long as its client wants, among those of its connection.
-fn open_place(call: &Call, request: &Request<Body>) -> Result<Option<OwnedSemaphorePermit>, Status> {
-    let Some(peer) = request.extensions().get::<Peer>().filter(|_| call.is_open()) else { return Ok(None) };
-    peer.open_streams.begin().map(Some).ok_or_else(|| {
-        let message =
-            format!("at most {MAX_OPEN_STREAMS} watches of health and streams of reflection at a time");
+/// The place of a call of health or reflection among those of its connection.
+fn infrastructure_place<B>(
+    call: &Call,
+    request: &Request<B>,
+) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    let Some(peer) = request.extensions().get::<Peer>().filter(|_| !call.is_ours()) else { return Ok(None) };
+    let places = &peer.open_streams;
+    let place = if call.is_open() { places.begin_lasting() } else { places.begin_question() };
+    place.map(Some).ok_or_else(|| {
+        let message = format!("a connection may have {MAX_OPEN_STREAMS} of these at a time");
         Reason::Overloaded.status(message).retry_after(Some(Duration::from_secs(1))).build()
     })
 }

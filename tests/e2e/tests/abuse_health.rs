@@ -20,7 +20,8 @@ const CHECK: &str = "grpc.health.v1.Health/Check";
 const WATCH: &str = "grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-const STREAMS: usize = 60;
+/// As many watches and questions as a connection may have.
+const STREAMS: usize = 32;
 /// Just under tonic's own limit, which would have it held.
 const LARGE: u32 = 4_194_300;
 
