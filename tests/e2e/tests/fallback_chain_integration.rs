@@ -37,7 +37,8 @@ async fn walk_down_and_up(client: &Client, sim: &Sim) {
     let answer = ask_within(client, "a second question").await;
     assert_eq!(outcomes(&answer.attempts), [("max", Failure), ("max", Failure), ("ollama", Success)]);
     assert_eq!(served_by(&answer).upstream_model, "sim-ollama");
-    assert!(answer.attempts[0].detail.contains("Connection refused"), "{answer:?}");
+    // The first went out on a connection that was kept, and may have been reset; the second needed a new one.
+    assert!(answer.attempts[1].detail.contains("Connection refused"), "{answer:?}");
 
     sim.fault("ollama", json!({"kind": "down"})).await;
     // The answer is stored behind the request, so it may be a moment away.
