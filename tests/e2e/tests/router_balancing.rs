@@ -38,8 +38,13 @@ fn loopback(last: u8) -> Ipv4Addr {
 }
 
 async fn router(simulator: &Process, address: Ipv4Addr, port: u16) -> Process {
-    let listen = ("AIP__AGENT_ROUTER__GRPC_LISTEN", format!("{address}:{port}"));
-    start_router(simulator, None, &[listen, ("CACHE_ENABLED", "false".into())]).await
+    let variables = [
+        ("AIP__AGENT_ROUTER__GRPC_LISTEN", format!("{address}:{port}")),
+        ("CACHE_ENABLED", "false".into()),
+        // All streams of a test may come to one router, and an adaptive limit begins with fewer of them.
+        ("AIP__TIERS__OLLAMA__CONCURRENCY__ADAPTIVE", "false".into()),
+    ];
+    start_router(simulator, None, &variables).await
 }
 
 /// Requests at a steady pace, whatever becomes of them.
@@ -86,6 +91,11 @@ fn count(metrics: &Metrics, metric: &str, labels: &[&str]) -> u64 {
 
 async fn chats(router: &Process) -> u64 {
     count(&Metrics::scrape(router, "admin").await, "rpc_server_call_duration_seconds_count", &[CHAT])
+}
+
+/// Streams that a router has from the tier whose tokens come slowly.
+async fn slow_streams(router: &Process) -> u64 {
+    count(&Metrics::scrape(router, "admin").await, "aip_tier_in_flight", &["tier=\"ollama\""])
 }
 
 /// Waits until the gateway sees so many routers ready and no other, and admits calls to all of them.
@@ -151,7 +161,7 @@ async fn routers_are_killed_replaced_frozen_and_rolled_and_no_request_fails() {
     // One is killed in the middle of streams, and replaced at another address.
     sim.fault("ollama", json!({"kind": "slow_tokens", "delay_ms": 40})).await;
     let mut streams = JoinSet::new();
-    for _ in 0..6 {
+    while streams.len() < 6 || slow_streams(&one).await == 0 || slow_streams(&two).await == 0 {
         let slow = ChatRequest { tier: "ollama".into(), ..question("a long story") };
         let mut stream = open(&client, slow).await.unwrap();
         stream.message().await.unwrap().unwrap();
