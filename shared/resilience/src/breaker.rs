@@ -16,6 +16,7 @@ mod events;
 mod operator;
 mod outlook;
 mod permit;
+mod rejections;
 mod rules;
 mod short_name;
 mod snapshot;
@@ -40,6 +41,7 @@ pub(crate) use events::Feed;
 pub use events::{Event, EventKind, Operator, Watched, Watcher};
 pub use outlook::Outlook;
 pub use permit::{BorrowedPermit, CallReport, Permit};
+use rejections::{Rejections, Tally};
 use rules::{Admitted, Change, Rejected, Rules, Settlement};
 use short_name::ShortName;
 pub use snapshot::Snapshot;
@@ -91,17 +93,14 @@ struct Inner {
     word: AtomicU64,
     /// The end of the open wait, in nanoseconds of the clock. Means something while the word says OPEN; stored before it.
     open_until: AtomicU64,
-    /// `rejected` at the beginning of this generation.
-    rejected_before: AtomicU64,
     clock: Arc<dyn Clock>,
     short_name: ShortName,
     guarded: OwnLines<Mutex<Guarded>>,
-    /// Written by each rejection.
-    rejected: OwnLines<AtomicU64>,
     name: Arc<str>,
     feed: Arc<Feed>,
     /// The feed of the registry that holds the breaker.
     shared_feed: Option<Arc<Feed>>,
+    rejections: Rejections,
 }
 
 #[repr(C)]
@@ -111,6 +110,7 @@ struct Guarded {
     /// Of the last event.
     sequence: u64,
     transitions: Vec<(Transition, u64)>,
+    tally: Tally,
 }
 
 impl Drop for Inner {
@@ -201,18 +201,18 @@ impl CircuitBreaker {
     ) -> Self {
         let rules = Rules::new(config, random);
         let word = AtomicU64::new(Word::of(&rules).bits());
-        let guarded = Guarded { rules, since: clock.wall(), sequence: 0, transitions: Vec::new() };
+        let guarded =
+            Guarded { rules, since: clock.wall(), sequence: 0, transitions: Vec::new(), tally: Tally::new() };
         let inner = Inner {
             word,
             open_until: AtomicU64::new(0),
-            rejected_before: AtomicU64::new(0),
             clock,
             short_name: ShortName::of(name),
             guarded: OwnLines(Mutex::new(guarded)),
-            rejected: OwnLines(AtomicU64::new(0)),
             name: name.into(),
             feed: Feed::new(Self::HISTORY),
             shared_feed,
+            rejections: Rejections::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -274,10 +274,10 @@ impl CircuitBreaker {
     pub fn snapshot(&self) -> Snapshot {
         let now = self.now();
         let mut guarded = self.inner.guarded.0.lock();
-        let Guarded { rules, since, transitions, .. } = &mut *guarded;
+        let Guarded { rules, since, transitions, tally, .. } = &mut *guarded;
         let window = rules.counts(now);
         let (calls, minimum) = (window.calls(), rules.minimum_calls());
-        let rejected = self.inner.rejected.0.load(Ordering::Relaxed);
+        let rejected = tally.total(&self.inner.rejections);
         Snapshot {
             state: rules.state(),
             since: *since,
@@ -314,7 +314,7 @@ impl CircuitBreaker {
     pub(crate) fn activity(&self) -> u64 {
         let guarded = self.inner.guarded.0.lock();
         let CallTotals { success, failure, ignored, cancelled, late, .. } = guarded.rules.totals();
-        let rejected = self.inner.rejected.0.load(Ordering::Relaxed);
+        let rejected = guarded.tally.total(&self.inner.rejections);
         success + failure + ignored + cancelled + late + rejected + guarded.rules.generation()
     }
 
@@ -358,20 +358,6 @@ impl CircuitBreaker {
         match answer {
             Ok(word) => Ok((word, word.is_stamped().then_some(now))),
             Err(Rejected { state, retry_after }) => reject(state, retry_after),
-        }
-    }
-
-    /// Counts a rejection, and makes an event of every one whose number is a power of two: many rejections are one story,
-    /// told in few events.
-    fn count_rejection(&self, state: State) {
-        let inner = &*self.inner;
-        let all = inner.rejected.0.fetch_add(1, Ordering::Relaxed) + 1;
-        let count = all.saturating_sub(inner.rejected_before.load(Ordering::Relaxed));
-        if count.is_power_of_two() {
-            let mut guarded = inner.guarded.0.lock();
-            inner.push(&mut guarded, inner.clock.wall(), None, EventKind::CallRejected { state, count });
-            drop(guarded);
-            inner.wake();
         }
     }
 
@@ -438,6 +424,7 @@ impl Inner {
             let age = self.clock.now().saturating_sub(change.at);
             let wall = self.clock.wall();
             guarded.since = wall.checked_sub(age).unwrap_or(wall);
+            self.end_rejections(guarded, guarded.since);
             match guarded.transitions.iter_mut().find(|(known, _)| *known == change.transition) {
                 Some((_, times)) => *times += 1,
                 None => guarded.transitions.push((change.transition, 1)),
@@ -445,9 +432,6 @@ impl Inner {
             if let Some(kind) = kind(change) {
                 self.push(guarded, guarded.since, Some(change.generation), kind);
             }
-        }
-        if changes[0].is_some() {
-            self.rejected_before.store(self.rejected.0.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         if let Some(until) = guarded.rules.open_until() {
             let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);

@@ -1,5 +1,6 @@
 //! loom explores every interleaving of the state word, the lock and the counters around a few calls: one transition for each
-//! crossing of a threshold, no double count in the window, no lost probe slot, each permit settled exactly once.
+//! crossing of a threshold, no double count in the window, no lost probe slot, each permit settled exactly once, no rejection
+//! lost or told twice.
 //!
 //! Runs only where the crate is built with loom's primitives, into a target directory of its own:
 //! `RUSTFLAGS="--cfg loom" cargo test -p resilience --test breaker_loom --release --target-dir target/loom`.
@@ -201,5 +202,50 @@ fn a_rejection_in_open_never_outlasts_the_wait_that_belongs_to_its_word() {
         other.join().unwrap();
         clock.advance(WAIT);
         assert!(breaker.acquire().is_ok());
+    });
+}
+
+/// The counts of the rejections that were told in a generation, and the state that they name.
+fn told(breaker: &CircuitBreaker, generation: u64, expected: State) -> Vec<u64> {
+    let events = breaker.history().into_iter().filter(|event| event.generation == generation);
+    let counts = events.filter_map(|event| match event.kind {
+        EventKind::CallRejected { state, count } => {
+            assert_eq!(state, expected);
+            Some(count)
+        }
+        EventKind::StateChanged { .. } | EventKind::Reset { .. } | EventKind::ConfigChanged { .. } => None,
+    });
+    counts.collect()
+}
+
+#[test]
+fn every_rejection_is_counted_and_each_power_of_two_of_them_told_once() {
+    explore(|| {
+        let (breaker, _) = breaker(touchy());
+        breaker.open("test", "");
+        race(&breaker, |breaker| assert!(breaker.acquire_borrowed().is_err()));
+        assert_eq!(breaker.snapshot().totals.rejected, 3);
+        assert_eq!(told(&breaker, 1, State::Open), [1, 2]);
+    });
+}
+
+#[test]
+fn a_rejection_beside_a_new_generation_is_counted_and_told_in_one_of_the_two() {
+    explore(|| {
+        let (breaker, _) = breaker(touchy());
+        breaker.open("test", "");
+        let other = breaker.clone();
+        let rejecter = thread::spawn(move || {
+            assert!(other.acquire_borrowed().is_err());
+            assert!(other.acquire_borrowed().is_err());
+        });
+        breaker.force_open("test", "");
+        assert!(breaker.acquire_borrowed().is_err());
+        rejecter.join().unwrap();
+        breaker.reset("test", "");
+        assert_eq!(breaker.snapshot().totals.rejected, 3);
+        let told = [told(&breaker, 1, State::Open), told(&breaker, 2, State::ForcedOpen)];
+        let possible: [[&[u64]; 2]; 3] = [[&[], &[1, 2]], [&[1], &[1, 2]], [&[1, 2], &[1]]];
+        assert!(possible.iter().any(|possible| told == *possible), "{told:?}");
     });
 }

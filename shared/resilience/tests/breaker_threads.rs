@@ -1,5 +1,5 @@
-//! Many threads on one breaker: every crossing of the threshold is one transition and one event, and every permit is
-//! counted once.
+//! Many threads on one breaker: every crossing of the threshold is one transition and one event, and every permit and every
+//! rejection is counted once.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,8 @@
     reason = "a test fails by panicking, in helpers too"
 )]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -185,4 +186,73 @@ fn permits_dropped_in_many_threads_are_all_given_back() {
     });
     assert_eq!(settled(breaker.snapshot().totals), admitted.into_inner());
     assert_eq!(breaker.snapshot().half_open_permits, used(&breaker));
+}
+
+/// The rejections that were told, by generation.
+fn told(breaker: &CircuitBreaker) -> BTreeMap<u64, Vec<u64>> {
+    let mut told = BTreeMap::<_, Vec<_>>::new();
+    for event in breaker.history() {
+        if let EventKind::CallRejected { count, .. } = event.kind {
+            told.entry(event.generation).or_default().push(count);
+        }
+    }
+    told
+}
+
+fn powers_of_two_up_to(count: u64) -> Vec<u64> {
+    (0..u64::BITS).map(|power| 1 << power).take_while(|power| *power <= count).collect()
+}
+
+#[test]
+fn rejections_in_eight_threads_are_all_counted_and_each_power_of_two_is_told_once() {
+    const CALLS: u64 = 1 << 17;
+    let config = CircuitBreakerConfig::consecutive_failures(1, WAIT).unwrap();
+    let breaker = CircuitBreaker::new("rejections", config, Arc::new(ManualClock::new()));
+    breaker.open("test", "");
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| (0..CALLS).for_each(|_| assert!(breaker.acquire_borrowed().is_err())));
+        }
+    });
+    let all = CALLS * u64::from(THREADS);
+    assert_eq!(breaker.snapshot().totals.rejected, all);
+    let in_time = powers_of_two_up_to(all * 4 / 5);
+    assert!(told(&breaker)[&1].starts_with(&in_time), "late by a quarter at most: {:?}", told(&breaker));
+    breaker.reset("test", "");
+    assert_eq!(told(&breaker)[&1], powers_of_two_up_to(all));
+}
+
+#[test]
+fn rejections_while_one_generation_follows_another_are_all_counted_and_told_in_one_of_them() {
+    const GENERATIONS: u64 = 10;
+    let config = CircuitBreakerConfig::consecutive_failures(1, WAIT).unwrap();
+    let breaker = CircuitBreaker::new("rejections", config, Arc::new(ManualClock::new()));
+    breaker.open("test", "");
+    let (rejected, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 1..THREADS {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(breaker.acquire_borrowed().is_err());
+                    rejected.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for generation in 1..GENERATIONS {
+            let enough = breaker.snapshot().totals.rejected + 1_000;
+            while breaker.snapshot().totals.rejected < enough {
+                std::thread::yield_now();
+            }
+            if generation % 2 == 0 { breaker.open("test", "") } else { breaker.force_open("test", "") }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    breaker.reset("test", "");
+    assert_eq!(breaker.snapshot().totals.rejected, rejected.into_inner());
+    let told = told(&breaker);
+    for generation in 1..GENERATIONS {
+        let counts = &told[&generation];
+        let last = *counts.last().unwrap();
+        assert!(last >= 512 && *counts == powers_of_two_up_to(last), "{generation}: {counts:?}");
+    }
 }

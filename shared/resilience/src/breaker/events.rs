@@ -37,7 +37,8 @@ pub enum EventKind {
         /// Who wanted it, where somebody did.
         by: Option<Operator>,
     },
-    /// Calls were rejected. Sampled: one event for the first, second, fourth, eighth … rejection of a generation.
+    /// Calls were rejected. Sampled: one event for the first, second, fourth, eighth … rejection of a generation. While
+    /// several threads are rejected one may be told late: before there are a quarter more, or when the generation ends.
     CallRejected {
         /// The state that rejected them. Closed where a ramp admits only a share of the calls.
         state: State,

@@ -10,7 +10,7 @@ pub(super) struct ShortName {
 
 impl ShortName {
     /// As many as fill the cache line that a breaker begins with.
-    const MAX: usize = 23;
+    const MAX: usize = 31;
 
     pub(super) fn of(name: &str) -> Self {
         let mut bytes = [0; Self::MAX];
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn a_name_is_told_from_all_others_or_not_kept() {
-        for length in [0, 1, 22, 23] {
+        for length in [0, 1, 30, 31] {
             let name = "n".repeat(length);
             let kept = ShortName::of(&name);
             assert_eq!(kept.is(&name), Some(true), "{length}");
@@ -41,7 +41,7 @@ mod tests {
             assert_eq!(kept.is(&format!("{name}\0")), Some(false), "{length}");
         }
         assert_eq!(ShortName::of("one").is("two"), Some(false));
-        for length in [24, 255, 256, 257, 279] {
+        for length in [32, 255, 256, 257, 279] {
             let name = "n".repeat(length);
             assert_eq!(ShortName::of(&name).is(&name), None, "{length}");
         }

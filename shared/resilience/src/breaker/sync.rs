@@ -9,14 +9,60 @@ pub(super) use std::sync::atomic::Ordering;
 #[cfg(not(loom))]
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU64};
 
+#[cfg(not(loom))]
+pub(super) use self::threads::thread_number;
 #[cfg(loom)]
-pub(super) use self::under_loom::Mutex;
+pub(super) use self::under_loom::{Mutex, thread_number};
 #[cfg(loom)]
 pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64};
 
+#[cfg(not(loom))]
+mod threads {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// No thread's.
+    const NONE: usize = usize::MAX;
+
+    thread_local! {
+        static NUMBER: Cell<usize> = const { Cell::new(NONE) };
+    }
+
+    /// This thread's number: they are counted from 0, as they come to ask for it.
+    #[inline]
+    pub(in crate::breaker) fn thread_number() -> usize {
+        let number = NUMBER.get();
+        if number == NONE { first_asked() } else { number }
+    }
+
+    #[cold]
+    fn first_asked() -> usize {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        let number = THREADS.fetch_add(1, Ordering::Relaxed);
+        NUMBER.set(number);
+        number
+    }
+}
+
 #[cfg(loom)]
 mod under_loom {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use loom::sync::MutexGuard;
+
+    loom::lazy_static! {
+        // The standard library's: which thread asks first is not what is explored.
+        static ref THREADS: AtomicUsize = AtomicUsize::new(0);
+    }
+
+    loom::thread_local! {
+        static NUMBER: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This thread's number, which begin anew with each execution.
+    pub(in crate::breaker) fn thread_number() -> usize {
+        NUMBER.with(|number| *number)
+    }
 
     /// loom's mutex with parking_lot's face: no poisoning.
     #[derive(Debug)]
