@@ -61,4 +61,4 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use deadline::Deadline;
 pub use limit::{AdaptiveConfig, Measured, PROBE_EVERY};
 pub use registry::{CircuitBreakerRegistry, CircuitBreakerRegistryBuilder, ConfigMismatch, RegistryError};
-pub use retry_budget::{RetryBudget, RetryBudgetConfig, RetryBudgetSnapshot};
+pub use retry_budget::{RetryBudget, RetryBudgetConfig, RetryBudgetSnapshot, RetryGrant};

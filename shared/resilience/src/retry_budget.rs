@@ -138,21 +138,17 @@ impl RetryBudget {
         self.with(|ledger, _| ledger.success());
     }
 
-    /// Asks to make one retry. Once granted it is spent, unless it is [given back](Self::give_back) at once: it is forgotten
-    /// after the time to live.
+    /// Asks to make one retry. Once granted it is spent, unless the grant is [given back](RetryGrant::give_back): it is
+    /// forgotten after the time to live. `None`: refused.
     #[must_use = "a retry that was not granted must not be made"]
-    pub fn withdraw(&self) -> bool {
-        self.with(Ledger::withdraw)
+    pub fn withdraw(&self) -> Option<RetryGrant> {
+        let part = self.with(Ledger::withdraw)?;
+        Some(RetryGrant { budget: self.clone(), part })
     }
 
-    /// Whether one retry would be granted now. One that would not is counted as refused.
+    /// Whether one retry would be granted now. Only asks: nothing is counted.
     pub fn would_grant(&self) -> bool {
-        self.with(Ledger::would_grant)
-    }
-
-    /// A retry that was granted a moment ago is not made.
-    pub fn give_back(&self) {
-        self.with(|ledger, _| ledger.give_back());
+        self.with(|ledger, config| ledger.would_grant(config))
     }
 
     /// Its counts.
@@ -171,6 +167,21 @@ impl RetryBudget {
         let mut ledger = ledger.lock();
         ledger.advance(config, now);
         step(&mut ledger, config)
+    }
+}
+
+/// A retry that was granted. Dropped, it is spent: the retry is being made.
+#[derive(Debug)]
+pub struct RetryGrant {
+    budget: RetryBudget,
+    /// The number of the part in which it was granted.
+    part: u64,
+}
+
+impl RetryGrant {
+    /// The retry is not made: somebody else may make it, within the time for which this one would have counted.
+    pub fn give_back(self) {
+        self.budget.with(|ledger, _| ledger.give_back(self.part));
     }
 }
 
@@ -225,27 +236,29 @@ impl Ledger {
         self.present().successes += 1;
     }
 
-    fn withdraw(&mut self, config: &RetryBudgetConfig) -> bool {
-        let granted = self.would_grant(config);
-        if granted {
-            self.granted += 1;
-            self.present().granted += 1;
+    /// Says in which part it was granted, if it was.
+    fn withdraw(&mut self, config: &RetryBudgetConfig) -> Option<u64> {
+        if !self.would_grant(config) {
+            self.refused += 1;
+            return None;
         }
-        granted
+        self.granted += 1;
+        self.present().granted += 1;
+        Some(self.current)
     }
 
-    fn would_grant(&mut self, config: &RetryBudgetConfig) -> bool {
-        let granted = self.balance(config) >= RETRY;
-        self.refused += u64::from(!granted);
-        granted
+    fn would_grant(&self, config: &RetryBudgetConfig) -> bool {
+        self.balance(config) >= RETRY
     }
 
-    /// In a part that has begun since, there is nothing to give back: that is decided against the retry too.
-    fn give_back(&mut self) {
-        let part = self.present();
-        if let Some(fewer) = part.granted.checked_sub(1) {
-            part.granted = fewer;
-            self.granted = self.granted.saturating_sub(1);
+    /// Takes out a grant of that part. From any other it would take somebody else's, whose retry is made.
+    fn give_back(&mut self, part: u64) {
+        self.granted = self.granted.saturating_sub(1);
+        let ring = self.parts.len();
+        // Where the part is forgotten, so is the grant.
+        if self.current.saturating_sub(part) < ring as u64 {
+            let index = Self::index(part, ring);
+            self.parts[index].granted = self.parts[index].granted.saturating_sub(1);
         }
     }
 

@@ -174,7 +174,7 @@ impl Routers {
                 ended = &mut attempt => return Some(ended),
                 () = replica.silence() => {}
             }
-            if !course.repeated && self.pool.has_ready_beside(replica) && self.budget.withdraw() {
+            if !course.repeated && self.pool.has_ready_beside(replica) && self.budget.withdraw().is_some() {
                 return None;
             }
             // It may speak again, and another one may become ready.
@@ -191,7 +191,7 @@ impl Routers {
         match why {
             Repeated::NotConnected | Repeated::NotSent => {}
             Repeated::Cut | Repeated::ShuttingDown => {
-                if std::mem::replace(&mut course.repeated, true) || !self.budget.withdraw() {
+                if std::mem::replace(&mut course.repeated, true) || self.budget.withdraw().is_none() {
                     return false;
                 }
             }

@@ -15,7 +15,7 @@ fn budget(fraction: f64, floor: u32, ttl: Duration) -> (RetryBudget, ManualClock
 
 fn drain(budget: &RetryBudget) -> u64 {
     let mut granted = 0;
-    while budget.withdraw() {
+    while budget.withdraw().is_some() {
         granted += 1;
     }
     granted
@@ -24,11 +24,11 @@ fn drain(budget: &RetryBudget) -> u64 {
 #[test]
 fn a_fraction_of_successes_may_be_retried() {
     let (budget, _) = budget(0.2, 0, ms(10_000));
-    assert!(!budget.withdraw(), "without a success and a floor there is nothing");
+    assert!(budget.withdraw().is_none(), "without a success and a floor there is nothing");
     for _ in 0..4 {
         budget.success();
     }
-    assert!(!budget.withdraw(), "four fifths of a retry are none");
+    assert!(budget.withdraw().is_none(), "four fifths of a retry are none");
     budget.success();
     assert_eq!(drain(&budget), 1);
     for _ in 0..100 {
@@ -96,16 +96,50 @@ fn every_operation_is_counted() {
 fn a_retry_that_is_not_made_is_given_back() {
     let (budget, clock) = budget(1.0, 0, ms(10_000));
     budget.success();
-    assert!(budget.would_grant(), "asking costs nothing");
-    assert!(budget.withdraw());
-    assert!(!budget.would_grant());
-    budget.give_back();
-    let expected = RetryBudgetSnapshot { available: 1, successes: 1, granted: 0, refused: 1 };
+    budget.withdraw().unwrap().give_back();
+    let expected = RetryBudgetSnapshot { available: 1, successes: 1, granted: 0, refused: 0 };
     assert_eq!(budget.snapshot(), expected);
-    assert!(budget.withdraw());
-    clock.advance(ms(1000));
-    budget.give_back();
-    assert_eq!(budget.snapshot().available, 0, "too late: nobody gains by it");
+    let grant = budget.withdraw().unwrap();
+    clock.advance(ms(9999));
+    assert_eq!(budget.snapshot().available, 0);
+    grant.give_back();
+    assert_eq!(budget.snapshot(), expected, "in a later part too");
+}
+
+#[test]
+fn a_grant_given_back_later_frees_nobody_elses() {
+    let (budget, clock) = budget(0.0, 2, ms(1000));
+    clock.advance(ms(90));
+    let unused = budget.withdraw().unwrap();
+    clock.advance(ms(20));
+    assert_eq!(drain(&budget), 1);
+    unused.give_back();
+    assert_eq!(drain(&budget), 1);
+    clock.advance(ms(990));
+    assert_eq!(drain(&budget), 0, "two were made 990 ms ago");
+    clock.advance(ms(110));
+    assert_eq!(drain(&budget), 2);
+}
+
+#[test]
+fn a_grant_given_back_after_its_part_is_forgotten_frees_nothing() {
+    let (budget, clock) = budget(0.0, 1, ms(1000));
+    let unused = budget.withdraw().unwrap();
+    clock.advance(ms(1100));
+    assert_eq!(drain(&budget), 1);
+    unused.give_back();
+    assert_eq!(drain(&budget), 0);
+    assert_eq!(budget.snapshot().granted, 1);
+}
+
+#[test]
+fn asking_whether_a_retry_would_be_granted_changes_nothing() {
+    let (budget, _) = budget(1.0, 0, ms(10_000));
+    assert!(!budget.would_grant());
+    budget.success();
+    assert!(budget.would_grant() && budget.would_grant());
+    let expected = RetryBudgetSnapshot { available: 1, successes: 1, granted: 0, refused: 0 };
+    assert_eq!(budget.snapshot(), expected);
 }
 
 #[test]
@@ -146,6 +180,7 @@ fn racing_threads_get_no_more_than_there_is() {
 enum Operation {
     Success(u8),
     Withdraw(u8),
+    GiveBack(prop::sample::Index),
     Advance(u16),
 }
 
@@ -153,6 +188,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let operation = prop_oneof![
         (1..20_u8).prop_map(Operation::Success),
         (1..20_u8).prop_map(Operation::Withdraw),
+        any::<prop::sample::Index>().prop_map(Operation::GiveBack),
         (0..700_u16).prop_map(Operation::Advance),
     ];
     proptest::collection::vec(operation, 1..120)
@@ -169,13 +205,19 @@ proptest! {
     ) {
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
         let (budget, clock) = budget(millionths as f64 / 1e6, floor, ms(ttl));
-        let (mut now, mut successes, mut grants) = (0_u64, Vec::new(), Vec::new());
+        let (mut now, mut successes, mut grants, mut out) = (0_u64, Vec::new(), Vec::new(), Vec::new());
         for operation in operations {
             match operation {
                 Operation::Advance(by) => {
                     now += u64::from(by);
                     clock.advance(ms(by.into()));
                 }
+                Operation::GiveBack(which) => if !out.is_empty() {
+                    let which = which.index(out.len());
+                    let unused: RetryGrant = out.remove(which);
+                    unused.give_back();
+                    grants.remove(which);
+                },
                 Operation::Success(times) => for _ in 0..times {
                     budget.success();
                     successes.push(now);
@@ -185,7 +227,8 @@ proptest! {
                         times.iter().filter(|at| **at + window > now).count() as u64
                     };
                     let allowed = |successes: u64| u64::from(floor) * ttl * 1000 + successes * millionths;
-                    if budget.withdraw() {
+                    if let Some(grant) = budget.withdraw() {
+                        out.push(grant);
                         grants.push(now);
                         let granted = within(&grants, ttl) * 1_000_000;
                         prop_assert!(granted <= allowed(within(&successes, ttl)));

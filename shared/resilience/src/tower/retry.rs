@@ -49,7 +49,7 @@ impl<C> RetryLayer<C> {
             self.budget.success();
         }
         let delay = self.policy.next_delay(made, verdict, &*self.randomness)?;
-        self.budget.withdraw().then_some(delay)
+        self.budget.withdraw().map(|_spent| delay)
     }
 }
 

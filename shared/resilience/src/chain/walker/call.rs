@@ -145,15 +145,16 @@ impl<B: Backend> Walker<'_, B> {
         }
         let slot = self.slot(index, &turn, given.unwrap_or(allotted)).await.ok()?;
         let deadline = given.unwrap_or_else(|| allotted.within(limit));
-        if costs && !self.chain.budget.withdraw() {
+        let grant = costs.then(|| self.chain.budget.withdraw());
+        if let Some(None) = grant {
             self.refuse(index, &turn);
             return None;
         }
         let permit = match turn.backend.breaker().map(CircuitBreaker::acquire).transpose() {
             Ok(permit) => permit,
             Err(rejection) => {
-                if costs {
-                    self.chain.budget.give_back();
+                if let Some(grant) = grant.flatten() {
+                    grant.give_back();
                 }
                 self.rejected(index, &turn, rejection);
                 return None;

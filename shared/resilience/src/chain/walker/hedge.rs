@@ -89,13 +89,13 @@ impl<B: Backend> Walker<'_, B> {
             self.line(target).put_back(turn);
             return None;
         }
-        if !self.chain.budget.withdraw() {
+        let Some(grant) = self.chain.budget.withdraw() else {
             self.chain.recorder.retry_refused(index);
             self.line(target).put_back(turn);
             return None;
-        }
+        };
         let Ok(permit) = turn.backend.breaker().map(CircuitBreaker::acquire).transpose() else {
-            self.chain.budget.give_back();
+            grant.give_back();
             self.line(target).put_back(turn);
             return None;
         };
