@@ -37,8 +37,11 @@ impl Rejections {
     /// Counts one. Says whether to look at the sum.
     #[inline]
     fn count(&self) -> bool {
-        let own = &self.counters[thread_number() % COUNTERS].0;
-        is_due(own.fetch_add(1, Ordering::Relaxed) + 1)
+        is_due(self.counter_of(thread_number()).fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn counter_of(&self, thread: usize) -> &AtomicU64 {
+        &self.counters[thread % COUNTERS].0
     }
 
     fn sum(&self) -> u64 {
@@ -52,7 +55,7 @@ impl Rejections {
 }
 
 fn is_due(count: u64) -> bool {
-    count.checked_shr(count.trailing_zeros()).is_some_and(|significant| significant < 8)
+    count.checked_shr(count.trailing_zeros()).is_some_and(|significant| significant <= 0b111)
 }
 
 /// What the lock guards of them.
@@ -167,6 +170,17 @@ mod tests {
         assert_eq!(due, expected);
         assert!((0..64).all(|power| is_due(1 << power)));
         assert!(!is_due(u64::MAX));
+    }
+
+    #[test]
+    fn as_many_threads_as_there_are_counters_never_meet() {
+        let rejections = Rejections::new();
+        for first in 0..3 * COUNTERS {
+            for other in first + 1..first + COUNTERS {
+                assert!(!std::ptr::eq(rejections.counter_of(first), rejections.counter_of(other)));
+            }
+            assert!(std::ptr::eq(rejections.counter_of(first), rejections.counter_of(first + COUNTERS)));
+        }
     }
 
     #[test]

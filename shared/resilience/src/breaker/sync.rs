@@ -78,3 +78,24 @@ mod under_loom {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::thread_number;
+
+    #[test]
+    fn a_thread_keeps_its_number_and_shares_it_with_none() {
+        let mut numbers: Vec<usize> = std::thread::scope(|scope| {
+            let ask = || {
+                let number = thread_number();
+                assert_eq!(thread_number(), number);
+                number
+            };
+            let threads: Vec<_> = (0..10).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 10);
+    }
+}

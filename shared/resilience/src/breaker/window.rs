@@ -278,6 +278,29 @@ mod tests {
     }
 
     #[test]
+    fn a_success_turns_into_a_failure_of_its_kind_or_else_of_the_other_and_never_out_of_nothing() {
+        let of = |classes: &[Class]| {
+            let mut counts = WindowCounts::default();
+            for class in classes {
+                counts.add(*class);
+            }
+            counts
+        };
+        let cases: [(&[Class], bool, &[Class]); 5] = [
+            (&[Class::Success, Class::SlowSuccess], true, &[Class::Success, Class::SlowFailure]),
+            (&[Class::Success, Class::SlowSuccess], false, &[Class::Failure, Class::SlowSuccess]),
+            (&[Class::Success], true, &[Class::Failure]),
+            (&[Class::SlowSuccess], false, &[Class::SlowFailure]),
+            (&[Class::Failure], true, &[Class::Failure]),
+        ];
+        for (before, slow, after) in cases {
+            let mut counts = of(before);
+            counts.turn_to_failure(slow);
+            assert_eq!(counts, of(after), "{before:?}, {slow}");
+        }
+    }
+
+    #[test]
     fn a_count_window_holds_the_last_n_outcomes_and_no_more() {
         let all = [Class::Failure, Class::SlowFailure, Class::Success, Class::SlowSuccess];
         // Sizes on either side of a word's, and of what lies inline.

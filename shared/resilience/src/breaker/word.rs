@@ -116,6 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_has_passed_says_so_and_is_otherwise_what_it_was() {
+        let word = Word::from_bits(code(State::HalfOpen) | Word::STAMPED | 7 << Word::GENERATION_SHIFT);
+        let passed = word.passed();
+        assert!(!word.has_passed() && passed.has_passed());
+        assert_eq!((passed.state(), passed.generation(), passed.is_stamped()), (State::HalfOpen, 7, true));
+        assert_eq!(passed.passed(), passed);
+    }
+
+    #[test]
     fn each_state_survives_the_packing_and_three_admit_at_once() {
         for state in State::ALL {
             let word = Word::from_bits(code(state) | 7 << Word::GENERATION_SHIFT);

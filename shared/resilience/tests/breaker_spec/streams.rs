@@ -197,14 +197,17 @@ fn a_probe_that_has_passed_and_fails_while_others_are_awaited_turns_its_success_
 }
 
 #[test]
-fn a_probe_that_has_passed_gives_no_slot_back() {
-    let ends: [fn(Permit); 3] = [drop, Permit::success, Permit::ignored];
-    for end in ends {
+fn a_probe_that_has_passed_gives_no_slot_back_and_its_end_is_counted() {
+    let ends: [(fn(Permit), Outcome); 3] =
+        [(drop, Outcome::Success), (Permit::success, Outcome::Success), (Permit::ignored, Outcome::Ignored)];
+    for (end, outcome) in ends {
         let rig = Rig::due(touchy().half_open_calls(2));
         let mut probe = rig.acquire();
         probe.pass_probe();
         end(probe);
         assert_eq!((rig.snapshot().half_open_permits, rig.calls()), (1, 1));
+        let (totals, of) = (rig.snapshot().totals, |counted| u64::from(outcome == counted));
+        assert_eq!((totals.success, totals.ignored), (of(Outcome::Success), of(Outcome::Ignored)));
     }
 }
 

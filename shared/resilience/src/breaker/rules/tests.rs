@@ -120,3 +120,13 @@ fn what_a_success_in_closed_touches_lies_in_two_cache_lines_with_the_lock() {
     // The lock takes a word, and the tag of the phase comes first in it.
     assert!(size_of::<u64>() + std::mem::offset_of!(Rules, phase) < 128);
 }
+
+#[test]
+fn a_drop_of_a_probe_that_has_passed_is_a_cancelled_call_and_takes_nothing_back() {
+    let mut rules = rules(config().half_open_calls(2));
+    trip(&mut rules, secs(0));
+    let probe = rules.acquire(WAIT).unwrap();
+    assert!(rules.pass(WAIT, probe, None));
+    rules.settle(|| WAIT, Admitted { has_passed: true, ..probe }, Settlement::Dropped { held: None });
+    assert_eq!((rules.totals().cancelled, rules.half_open_permits(), rules.counts(WAIT).calls()), (1, 1, 1));
+}
