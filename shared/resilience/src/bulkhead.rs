@@ -331,11 +331,11 @@ impl BulkheadPermit {
 
     fn tell(&mut self, word: impl FnOnce(&mut AdaptiveLimit, Duration, Duration, u32) -> u32) {
         let (Some(sensor), Some(taken_at)) = (&self.inner.sensor, self.taken_at.take()) else { return };
-        let (before, in_flight) = self.inner.taken();
+        // All of it within the lock, so that the last word is also the last to resize, and knows what the one before it did.
         let mut limit = sensor.limit.lock();
+        let (before, in_flight) = self.inner.taken();
         let wanted = word(&mut limit, sensor.clock.now(), taken_at, in_flight);
         if wanted != before {
-            // Within the lock, so that the last word is also the last to resize.
             self.inner.resize(wanted);
         }
     }

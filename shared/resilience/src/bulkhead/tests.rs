@@ -309,3 +309,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whoever_has_the_last_word_has_the_last_resize() {
+    let bulkhead = adaptive(1, 1, 2);
+    let said = AtomicU32::new(1);
+    let rounds = if cfg!(miri) { 50 } else { 20_000 };
+    let speak = |wanted| {
+        let inner = &bulkhead.inner;
+        let mut permit = BulkheadPermit { slot: None, inner: Arc::clone(inner), taken_at: None };
+        for _ in 0..rounds {
+            permit.taken_at = Some(Duration::ZERO);
+            permit.tell(|_, _, _, _| {
+                // Whoever has the word sees what became of the one before.
+                assert_eq!(inner.size.lock().limit, said.swap(wanted, Ordering::Relaxed));
+                wanted
+            });
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| speak(1));
+        scope.spawn(|| speak(2));
+    });
+    assert_eq!(bulkhead.snapshot().limit, said.into_inner());
+}
