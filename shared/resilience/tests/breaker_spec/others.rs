@@ -1,7 +1,7 @@
 //! "What the others get wrong": each is a test of ours. That resilience4j follows wall-clock steps is in
-//! `clock::wall_clock_jumps_change_nothing`; gobreaker's lock over a shared store has no counterpart in a crate without one.
+//! `clock::wall_clock_jumps_change_nothing`.
 
-use resilience::{CircuitBreakerConfig, State, Window};
+use resilience::{CircuitBreakerConfig, State, TripReason, Window};
 
 use super::support::{Rig, WAIT, small, touchy};
 
@@ -121,4 +121,23 @@ fn a_cancelled_probe_is_no_success_as_in_polly() {
     let rig = Rig::due(touchy());
     drop(rig.acquire());
     assert_eq!(rig.state(), State::HalfOpen);
+}
+
+/// What replicas share is told, and never asked for: there is no store whose lock a call could hold, or whose failure could
+/// fail it.
+#[tokio::test]
+async fn nothing_is_locked_or_asked_during_a_call_as_in_gobreakers_shared_breaker() {
+    let rig = Rig::new(small());
+    let (answer, end) = tokio::sync::oneshot::channel::<&str>();
+    let first = rig.breaker.call(end);
+    let meanwhile = async {
+        let second = rig.breaker.call(std::future::ready(Ok::<_, ()>("second"))).await;
+        assert_eq!((second, rig.calls()), (Ok("second"), 1), "calls beside each other");
+        rig.breaker.follow_open(WAIT, "replica-2", "failure_rate");
+        assert_eq!((rig.state(), rig.reason()), (State::Open, Some(TripReason::SharedState)));
+        answer.send("first").unwrap();
+    };
+    let (first, ()) = tokio::join!(first, meanwhile);
+    assert_eq!(first.unwrap(), "first", "what another replica says fails no call under way");
+    assert_eq!((rig.state(), rig.snapshot().totals.late), (State::Open, 1));
 }
