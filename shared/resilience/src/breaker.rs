@@ -6,7 +6,7 @@
 //! OPEN need neither: the end of the wait stands beside the word.
 //!
 //! Nobody's code runs inside the lock but the clock's. Events are put into rings there, which keeps them in order; who waits
-//! for them is woken after the lock is gone.
+//! for them is woken after the lock is gone, and that is when the random number for the next wait is drawn.
 //!
 //! A [`Permit`] is the only way to record an outcome, and settles exactly once: by a method or by its drop.
 
@@ -100,6 +100,8 @@ struct Inner {
     feed: Arc<Feed>,
     /// The feed of the registry that holds the breaker.
     shared_feed: Option<Arc<Feed>>,
+    /// Asked once ahead of each opening, never inside the lock.
+    random: Arc<dyn Randomness>,
     rejections: Rejections,
 }
 
@@ -199,7 +201,7 @@ impl CircuitBreaker {
         random: Arc<dyn Randomness>,
         shared_feed: Option<Arc<Feed>>,
     ) -> Self {
-        let rules = Rules::new(config, random);
+        let rules = Rules::new(config, random.unit());
         let word = AtomicU64::new(Word::of(&rules).bits());
         let guarded =
             Guarded { rules, since: clock.wall(), sequence: 0, transitions: Vec::new(), tally: Tally::new() };
@@ -212,6 +214,7 @@ impl CircuitBreaker {
             name: name.into(),
             feed: Feed::new(Self::HISTORY),
             shared_feed,
+            random,
             rejections: Rejections::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -407,6 +410,11 @@ impl CircuitBreaker {
         }
         if changes[0].is_some() {
             self.inner.wake();
+        }
+        if changes.iter().flatten().any(|change| change.transition.to == State::Open) {
+            // An opening before this is done has the same number, and its wait replaces the one that had it first.
+            let unit = self.inner.random.unit();
+            self.inner.guarded.0.lock().rules.vary_next_wait(unit);
         }
     }
 }

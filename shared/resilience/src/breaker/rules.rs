@@ -25,23 +25,26 @@
 //! Where the configuration has it close instead, nothing swings, and idleness closes it too.
 //!
 //! Where the specification leaves room: the run of failures goes on through OPEN and HALF_OPEN and starts anew with each entry
-//! into CLOSED; a new open wait applies from the next opening.
+//! into CLOSED; a new open wait applies from the next opening. A window that changes its shape begins a new generation, and
+//! empties only itself: the state is not entered anew, and all that is not the window's goes on, which is the run, a ramp, a
+//! verdict on trial and what a backend asked for. None of these depends on what the window holds, and a new window is no reason
+//! to let a flood in, or to forget that a backend fails.
 
 mod operate;
 mod pass;
 mod phase;
 #[cfg(test)]
 mod tests;
+mod transitions;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{AfterHalfOpen, CircuitBreakerConfig, OnDrop};
+use super::config::{CircuitBreakerConfig, OnDrop};
 use super::state::{CallTotals, Outcome, State, Transition, TripReason};
 use super::window::{Class, Ring, WindowCounts};
-use crate::backoff::Randomness;
 pub(super) use operate::Command;
-use phase::{Phase, Ramping, Share};
+use phase::{Phase, Share};
 
 /// The circumstances in which a call was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,15 +112,17 @@ pub(super) struct Rules {
     totals: CallTotals,
     openings: u64,
     openings_in_a_row: u32,
-    /// Until when the backend asked to be left alone, as far as this generation heard.
+    /// Until when the backend asked to be left alone, as far as was heard in this state.
     retry_at: Option<Duration>,
     /// What the present closed state rests on. `None` where no probes began it.
     verdict_passed: Option<pass::Verdict>,
-    random: Arc<dyn Randomness>,
+    /// What the next wait is varied by: a random number, drawn ahead because where it comes from is somebody else's code.
+    unit: f64,
 }
 
 impl Rules {
-    pub(super) fn new(config: Arc<CircuitBreakerConfig>, random: Arc<dyn Randomness>) -> Self {
+    /// `unit` varies the first open wait; see [`OpenWait`](super::OpenWait).
+    pub(super) fn new(config: Arc<CircuitBreakerConfig>, unit: f64) -> Self {
         Self {
             generation: 0,
             run: 0,
@@ -131,9 +136,14 @@ impl Rules {
             openings_in_a_row: 0,
             retry_at: None,
             verdict_passed: None,
-            random,
+            unit,
             config,
         }
+    }
+
+    /// The random number for the wait of the next opening.
+    pub(super) fn vary_next_wait(&mut self, unit: f64) {
+        self.unit = unit;
     }
 
     pub(super) fn config(&self) -> &Arc<CircuitBreakerConfig> {
@@ -415,77 +425,5 @@ impl Rules {
 
     fn admitted(&self) -> Admitted {
         Admitted { generation: self.generation, state: self.state(), has_passed: false }
-    }
-
-    /// When the present half-open state will have lasted too long, as things stand.
-    fn half_open_end(&self) -> Option<Duration> {
-        match self.phase {
-            Phase::HalfOpen { since, permits, counts } => {
-                let is_held_up = u64::from(permits) > counts.calls();
-                if is_held_up || self.config.after_half_open() == AfterHalfOpen::Close {
-                    self.config.half_open_end(since)
-                } else {
-                    None
-                }
-            }
-            Phase::Closed { .. }
-            | Phase::Open { .. }
-            | Phase::ForcedOpen
-            | Phase::Disabled
-            | Phase::MetricsOnly => None,
-        }
-    }
-
-    /// Ends a half-open state that has lasted too long, as of the moment when it became too long.
-    fn catch_up(&mut self, now: Duration) {
-        let Some(end) = self.half_open_end().filter(|end| now >= *end) else { return };
-        match self.config.after_half_open() {
-            AfterHalfOpen::Open => self.open(end, TripReason::HalfOpenTimedOut, None),
-            AfterHalfOpen::Close => self.close(end, TripReason::HalfOpenTimedOut),
-        }
-    }
-
-    /// Opens; `wait` stands in for the configured wait.
-    #[cold]
-    fn open(&mut self, now: Duration, reason: TripReason, wait: Option<Duration>) {
-        self.openings += 1;
-        self.openings_in_a_row = self.openings_in_a_row.saturating_add(1);
-        let policy = *self.config.open_wait_policy();
-        let wait = wait.unwrap_or_else(|| policy.of(self.openings_in_a_row, || self.random.unit()));
-        let asked = self.retry_at.map_or(Duration::ZERO, |at| at.saturating_sub(now)).min(policy.cap());
-        let wait = wait.max(asked);
-        self.enter(now, Phase::Open { until: now.saturating_add(wait) }, reason, Some(wait));
-    }
-
-    #[cold]
-    fn close(&mut self, now: Duration, reason: TripReason) {
-        let ramp = self.config.ramp().map(|ramp| Ramping::new(ramp.clone(), now));
-        let verdict = self.verdict();
-        self.run = 0;
-        self.openings_in_a_row = 0;
-        self.enter(now, Phase::Closed { ramp }, reason, None);
-        self.is_on_trial = verdict.is_some();
-        self.verdict_passed = verdict;
-    }
-
-    #[cold]
-    fn half_open(&mut self, now: Duration) {
-        self.enter(now, Phase::half_open(now), TripReason::OpenWaitPassed, None);
-    }
-
-    fn enter(&mut self, at: Duration, phase: Phase, reason: TripReason, wait: Option<Duration>) {
-        let from = self.state();
-        self.phase = phase;
-        self.generation += 1;
-        self.ring.clear();
-        self.retry_at = None;
-        self.is_on_trial = false;
-        self.verdict_passed = None;
-        let transition = Transition { from, to: self.state(), reason };
-        let change = Change { transition, generation: self.generation, at, wait };
-        match &mut self.changes {
-            None => self.changes = Some(Box::new([Some(change), None])),
-            Some(changes) => changes[1] = Some(change),
-        }
     }
 }

@@ -233,3 +233,33 @@ fn an_open_wait_can_end_early_and_then_a_probe_decides() {
     assert_eq!((breaker.outlook(), breaker.snapshot().consecutive_openings), (Outlook::Rejected, 2));
     assert_eq!(breaker.acquire().unwrap_err().retry_after, Some(WAIT));
 }
+
+/// Says whether the breaker's lock was free whenever somebody drew.
+#[derive(Debug, Default)]
+struct Draws {
+    breaker: Mutex<Option<CircuitBreaker>>,
+    seen: Mutex<Vec<bool>>,
+}
+
+impl Randomness for Draws {
+    fn unit(&self) -> f64 {
+        if let Some(breaker) = &*self.breaker.lock() {
+            self.seen.lock().push(breaker.inner.guarded.0.try_lock().is_some());
+        }
+        0.5
+    }
+}
+
+#[test]
+fn the_callers_randomness_is_drawn_from_outside_the_lock() {
+    let config = CircuitBreakerConfig::tier().consecutive_failures(1).build().unwrap();
+    let draws = Arc::new(Draws::default());
+    let random: Arc<dyn Randomness> = Arc::clone(&draws) as _;
+    let breaker = CircuitBreaker::with_randomness("b", config, Arc::new(ManualClock::new()), random);
+    *draws.breaker.lock() = Some(breaker.clone());
+    breaker.open("test", "");
+    breaker.reset("test", "");
+    fail(&breaker, 1);
+    assert_eq!(*draws.seen.lock(), [true, true]);
+    *draws.breaker.lock() = None;
+}

@@ -99,6 +99,27 @@ fn jitter_never_carries_a_wait_past_the_cap_and_does_not_gather_waits_at_it() {
 }
 
 #[test]
+fn each_wait_in_turn_has_a_random_number_of_its_own() {
+    /// Draws these, the last first.
+    #[derive(Debug)]
+    struct InTurn(parking_lot::Mutex<Vec<f64>>);
+
+    impl Randomness for InTurn {
+        fn unit(&self) -> f64 {
+            self.0.lock().pop().unwrap_or(0.5)
+        }
+    }
+
+    let config = touchy().open_wait(OpenWait::fixed(secs(100)).with_jitter(0.5)).build().unwrap();
+    let random = Arc::new(InTurn(vec![0.75, 0.0, 0.25].into()));
+    let breaker = CircuitBreaker::with_randomness("jitter", config, Arc::new(ManualClock::new()), random);
+    for wait in [75, 50, 125, 100] {
+        breaker.open("test", "");
+        assert!(near(breaker.snapshot().next_probe_in.unwrap(), secs(wait)), "{wait}");
+    }
+}
+
+#[test]
 fn replicas_do_not_probe_together() {
     let config = resilience::CircuitBreakerConfig::tier().build().unwrap();
     let waits = (0..20).map(|_| {

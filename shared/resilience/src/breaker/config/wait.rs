@@ -88,7 +88,7 @@ impl OpenWait {
     }
 
     /// The wait of the `nth` consecutive opening, from 1, given a random number in [0, 1).
-    pub(in crate::breaker) fn of(&self, nth: u32, random: impl FnOnce() -> f64) -> Duration {
+    pub(in crate::breaker) fn of(&self, nth: u32, unit: f64) -> Duration {
         let exponent = i32::try_from(nth.saturating_sub(1)).unwrap_or(i32::MAX);
         let grown = if exponent == 0 || self.multiplier <= 1.0 {
             self.base
@@ -100,7 +100,7 @@ impl OpenWait {
             return grown;
         }
         let middle = grown.as_secs_f64().min(self.cap.as_secs_f64() / (1.0 + self.jitter));
-        let varied = middle * (1.0 + self.jitter * (2.0 * random() - 1.0));
+        let varied = middle * (1.0 + self.jitter * (2.0 * unit - 1.0));
         Duration::try_from_secs_f64(varied).unwrap_or(self.cap).min(self.cap)
     }
 }

@@ -1,6 +1,5 @@
 use super::*;
-use crate::backoff::SplitMix64;
-use crate::breaker::config::{CircuitBreakerConfigBuilder, OpenWait};
+use crate::breaker::config::{AfterHalfOpen, CircuitBreakerConfigBuilder, OpenWait};
 
 const WAIT: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(5);
@@ -15,7 +14,7 @@ fn config() -> CircuitBreakerConfigBuilder {
 }
 
 fn rules(config: CircuitBreakerConfigBuilder) -> Rules {
-    Rules::new(Arc::new(config.build().unwrap()), Arc::new(SplitMix64::seeded(1)))
+    Rules::new(Arc::new(config.build().unwrap()), 0.5)
 }
 
 fn secs(secs: u64) -> Duration {
