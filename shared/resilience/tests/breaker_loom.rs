@@ -213,7 +213,10 @@ fn told(breaker: &CircuitBreaker, generation: u64, expected: State) -> Vec<u64> 
             assert_eq!(state, expected);
             Some(count)
         }
-        EventKind::StateChanged { .. } | EventKind::Reset { .. } | EventKind::ConfigChanged { .. } => None,
+        EventKind::StateChanged { .. }
+        | EventKind::Reset { .. }
+        | EventKind::WaitEnded { .. }
+        | EventKind::ConfigChanged { .. } => None,
     });
     counts.collect()
 }

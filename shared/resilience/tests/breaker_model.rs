@@ -18,25 +18,42 @@ mod breaker_model {
 use std::sync::Arc;
 use std::time::Duration;
 
-use breaker_model::model::{Model, Settings, Ticket};
+use breaker_model::model::{MS, Model, Settings, Ticket};
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use resilience::{
-    AfterHalfOpen, CallReport, CircuitBreaker, CircuitBreakerConfig, ManualClock, OnDrop, OpenWait, Outcome,
-    Permit, State, Window,
+    AfterHalfOpen, CallReport, CircuitBreaker, CircuitBreakerConfig, ManualClock, Mode, OnDrop, OpenWait,
+    Outcome, Permit, Randomness, State, Window,
 };
+
+fn ns(ns: u64) -> Duration {
+    Duration::from_nanos(ns)
+}
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// Random numbers that the model knows too, the last first.
+#[derive(Debug)]
+struct Known(Mutex<Vec<f64>>);
+
+impl Randomness for Known {
+    fn unit(&self) -> f64 {
+        self.0.lock().pop().unwrap_or(0.5)
+    }
+}
+
 fn build(settings: &Settings) -> CircuitBreakerConfig {
     let wait = if settings.multiplier == 1 {
-        OpenWait::fixed(ms(settings.wait)).with_cap(ms(settings.cap))
+        OpenWait::fixed(ns(settings.wait)).with_cap(ns(settings.cap))
     } else {
-        OpenWait::exponential(ms(settings.wait), f64::from(settings.multiplier), ms(settings.cap))
+        OpenWait::exponential(ns(settings.wait), f64::from(settings.multiplier), ns(settings.cap))
     };
+    let wait = wait.with_jitter(f64::from(settings.jitter_percent) / 100.0);
     let then = if settings.half_open_closes { AfterHalfOpen::Close } else { AfterHalfOpen::Open };
     let mut builder = CircuitBreakerConfig::builder()
+        .mode(settings.mode)
         .window(settings.window)
         .minimum_calls(settings.minimum_calls)
         .without_failure_rate()
@@ -49,16 +66,20 @@ fn build(settings: &Settings) -> CircuitBreakerConfig {
         builder = builder.failure_rate_percent(f64::from(percent));
     }
     if let Some((after, percent)) = settings.slow {
-        builder = builder.slow_call(ms(after)).slow_call_rate_percent(f64::from(percent));
+        builder = builder.slow_call(ns(after)).slow_call_rate_percent(f64::from(percent));
     }
     if let Some(failures) = settings.consecutive {
         builder = builder.consecutive_failures(failures);
     }
     if let Some(max) = settings.half_open_max {
-        builder = builder.half_open_max_wait(ms(max), then);
+        builder = builder.half_open_max_wait(ns(max), then);
     }
     if let Some(after) = settings.failure_after {
-        builder = builder.on_drop(OnDrop::FailureAfter(ms(after)));
+        builder = builder.on_drop(OnDrop::FailureAfter(ns(after)));
+    }
+    if let Some((shares, step)) = &settings.ramp {
+        let steps = u32::try_from(shares.len()).unwrap();
+        builder = builder.half_open_ramp(shares, ns(*step) * steps);
     }
     builder.build().unwrap()
 }
@@ -71,6 +92,9 @@ enum Step {
     Cancel(prop::sample::Index),
     Pass(prop::sample::Index),
     Operate(u8),
+    Follow(u64),
+    EndWait,
+    Reconfigure(Box<Settings>),
     Tick,
 }
 
@@ -81,18 +105,26 @@ fn settings() -> impl Strategy<Value = Settings> {
     ];
     let rates = (
         prop::option::weighted(0.7, 1..=100_u32),
-        prop::option::weighted(0.4, (1..2000_u64, 1..=100_u32)),
+        prop::option::weighted(0.4, (millis(1..2000), 1..=100_u32)),
         prop::option::weighted(0.4, 1..5_u32),
     );
-    let waits = (1..5000_u64, 1..4_u32, 0..20_000_u64);
-    let half_open = (1..6_u32, prop::option::of(1..6000_u64), any::<bool>());
-    let rest = (prop::option::weighted(0.3, 1..3000_u64), any::<bool>());
+    let jitter = prop_oneof![2 => Just(0_u32), 1 => 1..100_u32];
+    let waits = (millis(1..5000), 1..4_u32, millis(0..20_000), jitter);
+    let half_open = (1..6_u32, prop::option::of(millis(1..6000)), any::<bool>());
+    let shares = prop::collection::vec(1..=100_u32, 1..4).prop_map(|mut shares| {
+        shares.sort_unstable();
+        shares
+    });
+    let ramp = prop::option::weighted(0.4, (shares, millis(1..4000)));
+    let rest = (prop::option::weighted(0.3, millis(1..3000)), any::<bool>(), ramp);
     (window, 1..12_u32, rates, waits, half_open, rest).prop_map(
-        |(window, minimum_calls, rates, (wait, multiplier, over), half_open, (failure_after, automatic))| {
+        |(window, minimum_calls, rates, waits, half_open, (failure_after, automatic, ramp))| {
             let (failure_rate, slow, consecutive) = rates;
+            let (wait, multiplier, over, jitter_percent) = waits;
             let (half_open_calls, half_open_max, half_open_closes) = half_open;
             let nothing = failure_rate.is_none() && slow.is_none() && consecutive.is_none();
             Settings {
+                mode: Mode::Normal,
                 window,
                 minimum_calls,
                 failure_rate: if nothing { Some(50) } else { failure_rate },
@@ -101,14 +133,31 @@ fn settings() -> impl Strategy<Value = Settings> {
                 wait,
                 multiplier,
                 cap: wait + over,
+                jitter_percent,
                 half_open_calls,
                 half_open_max,
                 half_open_closes,
                 failure_after,
                 automatic,
+                ramp,
             }
         },
     )
+}
+
+fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = u64> {
+    range.prop_map(|millis| millis * MS)
+}
+
+/// Another configuration: of another window or number of probes, or altogether.
+fn reconfigure() -> impl Strategy<Value = Step> {
+    let mode = prop_oneof![
+        20 => Just(Mode::Normal),
+        1 => Just(Mode::ForcedOpen),
+        1 => Just(Mode::Disabled),
+        1 => Just(Mode::MetricsOnly)
+    ];
+    (settings(), mode).prop_map(|(settings, mode)| Step::Reconfigure(Box::new(Settings { mode, ..settings })))
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -124,8 +173,34 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<prop::sample::Index>().prop_map(Step::Cancel),
         3 => any::<prop::sample::Index>().prop_map(Step::Pass),
         1 => (0..24_u8).prop_map(Step::Operate),
+        1 => prop_oneof![
+            2 => reconfigure(),
+            1 => (0..30_000_u64).prop_map(Step::Follow),
+            1 => Just(Step::EndWait)
+        ],
         1 => Just(Step::Tick),
     ]
+}
+
+/// How it starts, and the random numbers that vary its waits.
+fn start() -> impl Strategy<Value = (Settings, Vec<f64>)> {
+    (settings(), prop::collection::vec(0.0..1.0_f64, 40))
+}
+
+/// Whether no call leads out of the state that this one enters.
+fn is_held_by(step: &Step) -> bool {
+    match step {
+        Step::Operate(operation) => *operation < 3,
+        Step::Reconfigure(settings) => settings.mode != Mode::Normal,
+        Step::Advance(_)
+        | Step::Acquire
+        | Step::Settle { .. }
+        | Step::Cancel(_)
+        | Step::Pass(_)
+        | Step::Follow(_)
+        | Step::EndWait
+        | Step::Tick => false,
+    }
 }
 
 struct Pair {
@@ -136,17 +211,19 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(settings: Settings) -> Self {
+    fn new((settings, units): (Settings, Vec<f64>)) -> Self {
         let clock = ManualClock::new();
-        let breaker = CircuitBreaker::new("model", build(&settings), Arc::new(clock.clone()));
-        Self { breaker, clock, model: Model::new(settings), out: Vec::new() }
+        let known = Arc::new(Known(Mutex::new(units.clone())));
+        let shared = Arc::new(clock.clone());
+        let breaker = CircuitBreaker::with_randomness("model", build(&settings), shared, known);
+        Self { breaker, clock, model: Model::new(settings, units), out: Vec::new() }
     }
 
     fn make(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match step {
             Step::Advance(by) => {
                 self.clock.advance(ms(*by));
-                self.model.now += by;
+                self.model.now += by * MS;
             }
             Step::Acquire => match (self.breaker.acquire(), self.model.acquire()) {
                 (Ok(permit), Ok(ticket)) => self.out.push((permit, ticket)),
@@ -168,7 +245,8 @@ impl Pair {
                     report = report.retry_after(ms(*after));
                 }
                 permit.record(report);
-                self.model.settle(ticket, *outcome, *took, *retry_after);
+                let in_ns = |millis: &Option<u64>| millis.map(|millis| millis * MS);
+                self.model.settle(ticket, *outcome, in_ns(took), in_ns(retry_after));
             }
             Step::Cancel(which) => {
                 if self.out.is_empty() {
@@ -188,6 +266,18 @@ impl Pair {
                 self.model.pass(ticket);
             }
             Step::Operate(operation) => self.operate(*operation),
+            Step::Follow(wait) => {
+                self.breaker.follow_open(ms(*wait), "another", "");
+                self.model.follow(wait * MS);
+            }
+            Step::EndWait => {
+                self.breaker.end_wait("test", "");
+                self.model.end_wait();
+            }
+            Step::Reconfigure(settings) => {
+                let new_generation = self.breaker.reconfigure(build(settings), "test", "");
+                prop_assert_eq!(new_generation, self.model.reconfigure((**settings).clone()));
+            }
             Step::Tick => {
                 self.breaker.tick();
                 self.model.tick();
@@ -237,10 +327,7 @@ impl Pair {
         prop_assert_eq!(real.totals, model.totals);
         prop_assert_eq!(real.openings, model.openings);
         prop_assert_eq!(real.half_open_permits, model.permits);
-        // The model counts in milliseconds, and half-open ends a nanosecond after its longest.
-        let (left, right) =
-            (real.next_probe_in.unwrap_or_default(), model.next_probe_in().unwrap_or_default());
-        prop_assert!(left.abs_diff(right) <= ms(1), "next probe in: {left:?}, {right:?}");
+        prop_assert_eq!(real.next_probe_in, model.next_probe_in());
         Ok(())
     }
 }
@@ -248,10 +335,10 @@ impl Pair {
 proptest! {
     #[test]
     fn every_step_of_random_histories_is_that_of_the_plain_model(
-        settings in settings(),
+        start in start(),
         steps in prop::collection::vec(step(), 1..250),
     ) {
-        let mut pair = Pair::new(settings);
+        let mut pair = Pair::new(start);
         for step in &steps {
             pair.make(step)?;
             pair.compare()?;
@@ -260,16 +347,19 @@ proptest! {
 
     #[test]
     fn permits_are_bounded_and_each_settles_exactly_once(
-        settings in settings(),
+        start in start(),
         steps in prop::collection::vec(step(), 1..250),
     ) {
-        let limit = settings.half_open_calls;
-        let mut pair = Pair::new(settings);
+        let mut limit = start.0.half_open_calls;
+        let mut pair = Pair::new(start);
         let mut admitted = 0;
         for step in &steps {
             let before = pair.out.len();
             pair.make(step)?;
             admitted += u64::from(pair.out.len() > before);
+            if let Step::Reconfigure(settings) = step {
+                limit = settings.half_open_calls;
+            }
             let snapshot = pair.breaker.snapshot();
             prop_assert!(snapshot.half_open_permits <= limit);
             if snapshot.state == State::HalfOpen {
@@ -286,11 +376,11 @@ proptest! {
 
     #[test]
     fn from_any_state_that_calls_lead_to_a_healthy_backend_leads_back_to_closed(
-        settings in settings(),
+        start in start(),
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let mut pair = Pair::new(settings);
-        for step in steps.iter().filter(|step| !matches!(step, Step::Operate(0..3))) {
+        let mut pair = Pair::new(start);
+        for step in steps.iter().filter(|step| !is_held_by(step)) {
             pair.make(step)?;
         }
         // Whatever is still out stays out: only a longest half-open frees the slots of probes that hang.

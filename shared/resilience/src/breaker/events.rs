@@ -52,6 +52,11 @@ pub enum EventKind {
         /// Who.
         by: Operator,
     },
+    /// Somebody ended the open wait early: the next call is a probe. The state and its generation stay.
+    WaitEnded {
+        /// Who.
+        by: Operator,
+    },
     /// The configuration changed.
     ConfigChanged {
         /// Whether a window changed its shape or a state was entered, so that a new generation began.

@@ -48,7 +48,8 @@ impl CircuitBreaker {
     /// Takes over a new configuration. Says whether a new generation began, which happens only where the window that is being
     /// filled changes its shape, or the mode changes.
     ///
-    /// Thresholds apply from the next outcome; an open wait under way stays as it is.
+    /// Thresholds apply from the next outcome; an open wait or a ramp under way stays as it is. A new window is empty, and
+    /// nothing else is lost by it: not the run of failures, not what a backend asked for.
     pub fn reconfigure(&self, config: CircuitBreakerConfig, actor: &str, reason: &str) -> bool {
         let by = operator(actor, reason);
         let inner = &*self.inner;
@@ -84,7 +85,7 @@ impl CircuitBreaker {
         let inner = &*self.inner;
         let now = self.now();
         let mut guarded = inner.guarded.0.lock();
-        guarded.rules.operate(now, command);
+        let wait_ended = guarded.rules.operate(now, command);
         let changes = inner.publish(&mut guarded, |change| match command {
             Command::Reset => Some(reset(change, &by)),
             Command::ForceOpen
@@ -95,8 +96,16 @@ impl CircuitBreaker {
             | Command::EndWait
             | Command::Follow { .. } => state_changed(change, Some(&by)),
         });
+        if wait_ended {
+            inner.push(&mut guarded, inner.clock.wall(), None, EventKind::WaitEnded { by });
+        }
         drop(guarded);
-        tracing::info!(breaker = self.name(), actor, reason, ?command, "circuit breaker was operated");
+        if wait_ended {
+            inner.wake();
+        }
+        if wait_ended || command != Command::EndWait {
+            tracing::info!(breaker = self.name(), actor, reason, ?command, "circuit breaker was operated");
+        }
         self.tell(&changes);
     }
 }

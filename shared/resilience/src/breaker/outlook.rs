@@ -41,7 +41,8 @@ impl CircuitBreaker {
     }
 
     /// Ends the open wait: the next call is a probe. For somebody who has reason to think that the backend has come back;
-    /// whether it has, the probe decides. Changes nothing in any other state, nor the length of a later wait.
+    /// whether it has, the probe decides. Changes nothing in any other state, nor where the wait is over, nor the length of a
+    /// later wait.
     pub fn end_wait(&self, actor: &str, reason: &str) {
         if self.state() == State::Open {
             self.command(Command::EndWait, actor, reason);

@@ -30,8 +30,8 @@ impl CallReport {
         self
     }
 
-    /// The backend asks to be left alone for so long. Where the breaker opens in the generation that heard it, its wait is at
-    /// least what is left of that, up to the cap of the open wait. Only failures carry it.
+    /// The backend asks to be left alone for so long. Where the breaker opens from the state that heard it, its wait is at least
+    /// what is left of that, up to the cap of the open wait. Only failures carry it.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self

@@ -156,9 +156,10 @@ mod tests {
     fn told(breaker: &CircuitBreaker) -> Vec<(u64, State, u64)> {
         let told = breaker.history().into_iter().filter_map(|event| match event.kind {
             EventKind::CallRejected { state, count } => Some((event.generation, state, count)),
-            EventKind::StateChanged { .. } | EventKind::Reset { .. } | EventKind::ConfigChanged { .. } => {
-                None
-            }
+            EventKind::StateChanged { .. }
+            | EventKind::Reset { .. }
+            | EventKind::WaitEnded { .. }
+            | EventKind::ConfigChanged { .. } => None,
         });
         told.collect()
     }

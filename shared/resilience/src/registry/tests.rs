@@ -121,7 +121,9 @@ fn one_feed_has_the_events_of_all_breakers_in_order() {
         let what = match event.kind {
             EventKind::StateChanged { to, .. } => to.as_str(),
             EventKind::Reset { .. } => "reset",
-            EventKind::CallRejected { .. } | EventKind::ConfigChanged { .. } => "other",
+            EventKind::CallRejected { .. }
+            | EventKind::WaitEnded { .. }
+            | EventKind::ConfigChanged { .. } => "other",
         };
         seen.push((event.breaker.to_string(), event.sequence, what));
     }

@@ -4,13 +4,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use resilience::{CallTotals, Outcome, State, Window, WindowCounts};
+use resilience::{CallTotals, Mode, Outcome, State, Window, WindowCounts};
 
-pub(crate) const SECOND: u64 = 1000;
+/// All times are in nanoseconds.
+pub(crate) const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
 
-/// All durations in milliseconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    pub(crate) mode: Mode,
     pub(crate) window: Window,
     pub(crate) minimum_calls: u32,
     pub(crate) failure_rate: Option<u32>,
@@ -19,11 +21,14 @@ pub(crate) struct Settings {
     pub(crate) wait: u64,
     pub(crate) multiplier: u32,
     pub(crate) cap: u64,
+    pub(crate) jitter_percent: u32,
     pub(crate) half_open_calls: u32,
     pub(crate) half_open_max: Option<u64>,
     pub(crate) half_open_closes: bool,
     pub(crate) failure_after: Option<u64>,
     pub(crate) automatic: bool,
+    /// The shares in percent, and for how long each is admitted.
+    pub(crate) ramp: Option<(Vec<u32>, u64)>,
 }
 
 impl Settings {
@@ -41,6 +46,37 @@ impl Settings {
         }
         self.minimum().min(self.half_open_calls as usize)
     }
+
+    /// Whether a permit knows when it was given out.
+    fn measures(&self) -> bool {
+        self.slow.is_some() || self.failure_after.is_some()
+    }
+
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "some seconds in nanoseconds"
+    )]
+    fn wait(&self, in_a_row: u32, unit: f64) -> u64 {
+        let factor = u64::from(self.multiplier).checked_pow(in_a_row - 1);
+        let grown = factor.and_then(|factor| self.wait.checked_mul(factor)).unwrap_or(u64::MAX).min(self.cap);
+        if self.jitter_percent == 0 {
+            return grown;
+        }
+        let jitter = f64::from(self.jitter_percent) / 100.0;
+        let middle = (grown as f64).min(self.cap as f64 / (1.0 + jitter));
+        ((middle * (1.0 + jitter * (2.0 * unit - 1.0))).round() as u64).min(self.cap)
+    }
+}
+
+fn state_of(mode: Mode) -> State {
+    match mode {
+        Mode::Normal => State::Closed,
+        Mode::ForcedOpen => State::ForcedOpen,
+        Mode::Disabled => State::Disabled,
+        Mode::MetricsOnly => State::MetricsOnly,
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,11 +89,22 @@ struct Call {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ticket {
     generation: u64,
-    started: u64,
+    /// Where that is measured.
+    started: Option<u64>,
     is_probe: bool,
     has_passed: bool,
-    /// What the first chunk took.
+    has_begun: bool,
+    /// What the first chunk took, where that is measured.
     first_chunk: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Ramp {
+    shares: Vec<u32>,
+    step: u64,
+    since: u64,
+    /// In hundredths of a call. A whole one admits.
+    credit: u32,
 }
 
 /// What the probes said that closed the breaker.
@@ -86,14 +133,17 @@ pub(crate) struct Model {
     retry_at: u64,
     verdict: Option<Verdict>,
     on_trial: bool,
+    ramp: Option<Ramp>,
+    /// What the next waits are varied by, the last first.
+    units: Vec<f64>,
 }
 
 impl Model {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings, units: Vec<f64>) -> Self {
         Self {
+            state: state_of(settings.mode),
             settings,
             now: 0,
-            state: State::Closed,
             generation: 0,
             calls: VecDeque::new(),
             run: 0,
@@ -106,6 +156,8 @@ impl Model {
             retry_at: 0,
             verdict: None,
             on_trial: false,
+            ramp: None,
+            units,
         }
     }
 
@@ -118,9 +170,8 @@ impl Model {
             State::Open => {
                 self.openings += 1;
                 self.in_a_row += 1;
-                let factor = u64::from(self.settings.multiplier).checked_pow(self.in_a_row - 1);
-                let grown = factor.and_then(|factor| self.settings.wait.checked_mul(factor));
-                let wait = grown.unwrap_or(u64::MAX).min(self.settings.cap);
+                let unit = self.units.pop().unwrap_or(0.5);
+                let wait = self.settings.wait(self.in_a_row, unit);
                 let asked = self.retry_at.saturating_sub(at).min(self.settings.cap);
                 self.until = at + wait.max(asked);
             }
@@ -133,6 +184,45 @@ impl Model {
         self.retry_at = 0;
         self.verdict = None;
         self.on_trial = false;
+        self.ramp = None;
+    }
+
+    /// Another replica has opened.
+    pub(crate) fn follow(&mut self, wait: u64) {
+        if matches!(self.state, State::Closed | State::HalfOpen) {
+            let asked = self.retry_at;
+            let at = self.now;
+            // Its wait is not varied: the number that would vary it is as good as used.
+            self.enter(State::Open, at);
+            let cap = self.settings.cap;
+            self.until = at + wait.min(cap).max(asked.saturating_sub(at).min(cap));
+        }
+    }
+
+    pub(crate) fn end_wait(&mut self) {
+        if self.state == State::Open {
+            self.until = self.until.min(self.now);
+        }
+    }
+
+    pub(crate) fn reconfigure(&mut self, settings: Settings) -> bool {
+        let old = std::mem::replace(&mut self.settings, settings);
+        if old.mode != self.settings.mode {
+            self.enter(state_of(self.settings.mode), self.now);
+            return true;
+        }
+        let new_window = match self.state {
+            State::Closed | State::MetricsOnly => old.window != self.settings.window,
+            State::HalfOpen => old.half_open_calls != self.settings.half_open_calls,
+            State::Open | State::ForcedOpen | State::Disabled => false,
+        };
+        if new_window {
+            self.generation += 1;
+            self.calls.clear();
+            self.permits = 0;
+            self.half_open_since = self.now;
+        }
+        new_window
     }
 
     fn close(&mut self, at: u64) {
@@ -141,20 +231,20 @@ impl Model {
         self.enter(State::Closed, at);
         self.verdict = Some(verdict);
         self.on_trial = true;
+        let ramp = self.settings.ramp.clone();
+        self.ramp = ramp.map(|(shares, step)| Ramp { shares, step, since: at, credit: 99 });
     }
 
     fn lapse(&mut self) {
         let out = self.permits as usize > self.calls.len();
         if self.state == State::HalfOpen && self.is_over_its_time() && (out || self.settings.half_open_closes)
         {
-            // The wait is counted from the nanosecond after, which milliseconds do not see.
-            let at = self.half_open_since + self.settings.half_open_max.unwrap_or_default();
+            // The first moment at which it has lasted longer.
+            let at = self.half_open_since + self.settings.half_open_max.unwrap_or_default() + 1;
             if self.settings.half_open_closes {
                 self.close(at);
             } else {
                 self.enter(State::Open, at);
-                // One nanosecond late is one millisecond late for a clock that counts whole ones.
-                self.until += 1;
             }
         }
     }
@@ -176,7 +266,8 @@ impl Model {
             self.enter(State::HalfOpen, self.now);
         }
         let admitted = match self.state {
-            State::Closed | State::Disabled | State::MetricsOnly => true,
+            State::Closed => self.ramp_admits(),
+            State::Disabled | State::MetricsOnly => true,
             State::Open | State::ForcedOpen => false,
             State::HalfOpen => self.permits < self.settings.half_open_calls,
         };
@@ -192,23 +283,48 @@ impl Model {
             self.permits += 1;
         }
         let is_probe = self.state == State::HalfOpen;
-        let (generation, started) = (self.generation, self.now);
-        Ok(Ticket { generation, started, is_probe, has_passed: false, first_chunk: None })
+        let started = self.settings.measures().then_some(self.now);
+        let generation = self.generation;
+        Ok(Ticket { generation, started, is_probe, has_passed: false, has_begun: false, first_chunk: None })
     }
 
-    fn is_slow(&self, took: u64) -> bool {
-        self.settings.slow.is_some_and(|(after, _)| took > after)
+    /// Of every hundred calls exactly the share, as evenly as it goes, and the first of all.
+    fn ramp_admits(&mut self) -> bool {
+        let Some(ramp) = &mut self.ramp else { return true };
+        let step = usize::try_from((self.now - ramp.since) / ramp.step).unwrap();
+        let Some(share) = ramp.shares.get(step) else {
+            self.ramp = None;
+            return true;
+        };
+        ramp.credit += share;
+        let admitted = ramp.credit >= 100;
+        ramp.credit %= 100;
+        admitted
+    }
+
+    fn is_slow(&self, took: Option<u64>) -> bool {
+        self.settings.slow.is_some_and(|(after, _)| took.is_some_and(|took| took > after))
+    }
+
+    fn since(&self, started: Option<u64>) -> Option<u64> {
+        started.map(|started| self.now - started)
     }
 
     pub(crate) fn pass(&mut self, ticket: &mut Ticket) {
-        let took = *ticket.first_chunk.get_or_insert(self.now - ticket.started);
+        if !std::mem::replace(&mut ticket.has_begun, true) {
+            ticket.first_chunk = self.since(ticket.started);
+        }
         if !ticket.is_probe || ticket.has_passed || ticket.generation != self.generation {
             return;
         }
         self.lapse();
         if ticket.generation == self.generation {
             ticket.has_passed = true;
-            self.calls.push_back(Call { at: self.now, failed: false, slow: self.is_slow(took) });
+            self.calls.push_back(Call {
+                at: self.now,
+                failed: false,
+                slow: self.is_slow(ticket.first_chunk),
+            });
             self.decide(false);
         }
     }
@@ -293,7 +409,7 @@ impl Model {
         took: Option<u64>,
         retry_after: Option<u64>,
     ) {
-        let took = took.or(ticket.first_chunk).unwrap_or(self.now - ticket.started);
+        let took = took.or(ticket.first_chunk).or(self.since(ticket.started));
         let slow = self.is_slow(took);
         if ticket.has_passed {
             self.settle_passed(ticket, outcome, slow, retry_after);
@@ -320,15 +436,15 @@ impl Model {
     }
 
     pub(crate) fn cancel(&mut self, ticket: Ticket) {
-        if ticket.first_chunk.is_some() {
+        if ticket.has_begun {
             self.settle(ticket, Outcome::Success, None, None);
             return;
         }
         if self.is_late(ticket) {
             return;
         }
-        let held = self.now - ticket.started;
-        if self.settings.failure_after.is_some_and(|limit| held >= limit) {
+        let held = self.since(ticket.started);
+        if self.settings.failure_after.is_some_and(|limit| held.is_some_and(|held| held >= limit)) {
             self.totals.failure += 1;
             self.record(true, true);
         } else {
@@ -399,7 +515,7 @@ impl Model {
     }
 
     pub(crate) fn next_probe_in(&self) -> Option<Duration> {
-        (self.state == State::Open).then(|| Duration::from_millis(self.until.saturating_sub(self.now)))
+        (self.state == State::Open).then(|| Duration::from_nanos(self.until.saturating_sub(self.now)))
     }
 }
 

@@ -1,6 +1,9 @@
 //! "Operators", other replicas, and live reconfiguration.
 
-use resilience::{CircuitBreaker, EventKind, Mode, OpenWait, Operator, State, TripReason, Window};
+use resilience::{
+    CallReport, CircuitBreaker, EventKind, Mode, OpenWait, Operator, Outcome, State, TripReason, Watched,
+    Window,
+};
 
 use super::support::{Rig, WAIT, ms, secs, small, touchy};
 
@@ -32,6 +35,30 @@ fn a_reset_is_an_event_of_its_own() {
     rig.breaker.reset("ann", "fixed");
     let by = Operator { actor: "ann".into(), reason: "fixed".into() };
     assert_eq!(rig.breaker.history().pop().unwrap().kind, EventKind::Reset { from: State::Open, by });
+}
+
+#[test]
+fn the_end_of_a_wait_is_an_event_and_only_where_it_was_ended() {
+    let rig = Rig::new(small());
+    rig.breaker.end_wait("ann", "nothing to end");
+    rig.breaker.open("ann", "");
+    let mut watcher = rig.breaker.watch();
+    rig.breaker.end_wait("ben", "it is back");
+    rig.breaker.end_wait("ben", "said twice");
+    let by = Operator { actor: "ben".into(), reason: "it is back".into() };
+    let Some(Watched::Event(event)) = watcher.try_next() else { panic!("an event") };
+    assert_eq!((event.kind, event.generation, event.sequence), (EventKind::WaitEnded { by }, 1, 2));
+    assert_eq!(watcher.try_next(), None);
+    assert_eq!(rig.snapshot().next_probe_in, Some(secs(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_wait_wakes_a_waiting_watcher() {
+    let rig = Rig::open(small());
+    let mut watcher = rig.breaker.watch();
+    let seen = tokio::time::timeout(secs(1), watcher.next());
+    let (seen, ()) = tokio::join!(seen, async { rig.breaker.end_wait("ben", "") });
+    assert!(matches!(seen, Ok(Some(Watched::Event(_)))));
 }
 
 #[test]
@@ -111,6 +138,66 @@ fn a_new_generation_begins_only_where_the_windows_shape_changes() {
         rig.fail(1);
         assert_eq!(rig.calls(), 1);
     }
+}
+
+/// A configuration with another window.
+fn wider(config: resilience::CircuitBreakerConfigBuilder) -> resilience::CircuitBreakerConfig {
+    config.window(Window::Count(9)).build().unwrap()
+}
+
+#[test]
+fn a_new_window_keeps_the_ramp() {
+    let ramping = || small().half_open_ramp(&[10, 50], secs(60));
+    let rig = Rig::due(ramping());
+    rig.succeed(2);
+    let admitted = || (0..100).filter(|_| rig.breaker.acquire().is_ok()).count();
+    assert_eq!(admitted(), 10);
+    assert!(rig.breaker.reconfigure(wider(ramping()), "ann", ""));
+    assert_eq!(admitted(), 10);
+    rig.advance(secs(30));
+    assert_eq!(admitted(), 50);
+    rig.advance(secs(30));
+    assert_eq!(admitted(), 100);
+}
+
+#[test]
+fn a_new_window_keeps_the_run_of_failures_which_does_not_depend_on_what_a_window_holds() {
+    let strict = || touchy().consecutive_failures(3);
+    let rig = Rig::new(strict());
+    rig.fail(2);
+    assert!(rig.breaker.reconfigure(wider(strict()), "ann", ""));
+    assert_eq!((rig.calls(), rig.snapshot().consecutive_failures), (0, 2));
+    rig.fail(1);
+    assert_eq!((rig.state(), rig.reason()), (State::Open, Some(TripReason::ConsecutiveFailures)));
+}
+
+#[test]
+fn a_new_window_keeps_the_verdict_of_the_probes_on_trial() {
+    let rig = Rig::due(touchy().consecutive_failures(3));
+    let mut stream = rig.acquire();
+    stream.pass_probe();
+    assert_eq!(rig.state(), State::Closed);
+    assert!(rig.breaker.reconfigure(wider(touchy().consecutive_failures(3)), "ann", ""));
+    stream.failure();
+    assert_eq!((rig.state(), rig.reason()), (State::Open, Some(TripReason::ProbeFailed)));
+    assert_eq!(rig.snapshot().totals.late, 0);
+}
+
+#[test]
+fn a_new_window_keeps_what_a_backend_asked_for() {
+    let rig = Rig::new(touchy().consecutive_failures(2));
+    rig.acquire().record(CallReport::new(Outcome::Failure).retry_after(secs(200)));
+    assert!(rig.breaker.reconfigure(wider(touchy().consecutive_failures(2)), "ann", ""));
+    rig.fail(1);
+    assert_eq!(rig.snapshot().next_probe_in, Some(secs(200)));
+}
+
+#[test]
+fn a_ramp_under_way_stays_as_it_is() {
+    let rig = Rig::due(small().half_open_ramp(&[10], secs(30)));
+    rig.succeed(2);
+    rig.breaker.reconfigure(small().build().unwrap(), "ann", "no ramp from the next time on");
+    assert_eq!((0..100).filter(|_| rig.breaker.acquire().is_ok()).count(), 10);
 }
 
 #[test]

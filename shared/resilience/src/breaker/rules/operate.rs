@@ -33,8 +33,9 @@ pub(in crate::breaker) struct Reconfigured {
 }
 
 impl Rules {
-    /// Carries out a command. Each but the end of a wait enters a state anew, even the state that the breaker is in.
-    pub(in crate::breaker) fn operate(&mut self, now: Duration, command: Command) {
+    /// Carries out a command. Each but the end of a wait enters a state anew, even the state that the breaker is in. Says
+    /// whether it ended a wait.
+    pub(in crate::breaker) fn operate(&mut self, now: Duration, command: Command) -> bool {
         let by_operator = TripReason::Operator;
         match command {
             Command::ForceOpen => self.set(now, Phase::ForcedOpen, by_operator),
@@ -45,8 +46,11 @@ impl Rules {
             Command::Open => self.open(now, by_operator, None),
             Command::EndWait => {
                 // Not half-open yet: that would run out by itself where nobody calls.
-                if let Phase::Open { until } = &mut self.phase {
-                    *until = now.min(*until);
+                if let Phase::Open { until } = &mut self.phase
+                    && now < *until
+                {
+                    *until = now;
+                    return true;
                 }
             }
             Command::Follow { wait } => {
@@ -57,6 +61,7 @@ impl Rules {
                 }
             }
         }
+        false
     }
 
     /// Takes over a new configuration.
@@ -77,11 +82,10 @@ impl Rules {
             self.set(now, Phase::of_mode(self.config.mode()), TripReason::Configuration);
             return Reconfigured { new_window: true };
         }
-        let phase = match self.phase {
-            Phase::Closed { .. } if ring_changes => Phase::Closed { ramp: None },
-            Phase::MetricsOnly if ring_changes => Phase::MetricsOnly,
-            Phase::HalfOpen { .. } if old.half_open_calls() != self.config.half_open_calls() => {
-                Phase::half_open(now)
+        match &mut self.phase {
+            Phase::Closed { .. } | Phase::MetricsOnly if ring_changes => {}
+            probing @ Phase::HalfOpen { .. } if old.half_open_calls() != self.config.half_open_calls() => {
+                *probing = Phase::half_open(now);
             }
             Phase::Closed { .. }
             | Phase::MetricsOnly
@@ -89,8 +93,8 @@ impl Rules {
             | Phase::Open { .. }
             | Phase::ForcedOpen
             | Phase::Disabled => return Reconfigured { new_window: false },
-        };
-        self.enter(now, phase, TripReason::Configuration, None);
+        }
+        self.begin_generation(now, self.state(), TripReason::Configuration, None);
         Reconfigured { new_window: true }
     }
 
