@@ -317,6 +317,12 @@ impl BulkheadPermit {
         Self { slot: Some(slot), inner: Arc::clone(inner), taken_at }
     }
 
+    /// Whether anybody wants to know how its call goes.
+    #[cfg(feature = "tower")]
+    pub(crate) fn is_measured(&self) -> bool {
+        self.taken_at.is_some()
+    }
+
     /// The call was answered, or its first content is there. The slot stays taken.
     pub fn answered(&mut self, measured: Measured) {
         self.tell(|limit, now, taken_at, in_flight| {

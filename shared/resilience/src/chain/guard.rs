@@ -96,7 +96,7 @@ impl CallGuard {
 
     fn end(&mut self, verdict: Verdict) {
         if let Some(slot) = &mut self.slot
-            && is_overload(&verdict)
+            && verdict.is_overload()
         {
             slot.overloaded();
         }
@@ -128,19 +128,5 @@ fn is_answer(verdict: &Verdict) -> bool {
         | AttemptOutcome::Overloaded
         | AttemptOutcome::Miss => true,
         AttemptOutcome::Failure | AttemptOutcome::Cancelled | AttemptOutcome::Skipped(_) => false,
-    }
-}
-
-/// Whether a call's end says that there is too much to do. A timeout that a hurried client caused does not.
-fn is_overload(verdict: &Verdict) -> bool {
-    match verdict.outcome {
-        AttemptOutcome::Overloaded => true,
-        AttemptOutcome::Timeout => verdict.breaker == Outcome::Failure,
-        AttemptOutcome::Success
-        | AttemptOutcome::Failure
-        | AttemptOutcome::Rejected
-        | AttemptOutcome::Miss
-        | AttemptOutcome::Cancelled
-        | AttemptOutcome::Skipped(_) => false,
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::judge::judge;
 use crate::backoff::{Randomness, RetryPolicy, SplitMix64};
 use crate::breaker::Outcome;
 use crate::classify::{Classify, Verdict};
@@ -44,7 +45,7 @@ impl<C> RetryLayer<C> {
     }
 
     /// How long to wait before the call is made again, if it is. `made` calls were made.
-    fn judge(&self, made: u32, verdict: &Verdict) -> Option<Duration> {
+    fn delay(&self, made: u32, verdict: &Verdict) -> Option<Duration> {
         if verdict.breaker == Outcome::Success {
             self.budget.success();
         }
@@ -61,8 +62,8 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
     }
 }
 
-/// A service that calls again. Its errors are those of the last call. Its futures panic where they have to wait outside
-/// of a tokio runtime with a timer.
+/// A service that calls again. Its errors are those of the last call, and that of a service which broke before it could be called
+/// again. Its futures panic where they have to wait outside of a tokio runtime with a timer.
 #[derive(Debug, Clone)]
 pub struct RetryService<S, C> {
     inner: S,
@@ -72,7 +73,7 @@ pub struct RetryService<S, C> {
 impl<R, S, C> Service<R> for RetryService<S, C>
 where
     R: Clone,
-    S: Service<R> + Clone,
+    S: Service<R, Error: 'static> + Clone,
     C: Classify<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
@@ -140,7 +141,7 @@ impl<S: Service<R>, R, C> fmt::Debug for RetryFuture<S, R, C> {
 impl<R, S, C> Future for RetryFuture<S, R, C>
 where
     R: Clone,
-    S: Service<R>,
+    S: Service<R, Error: 'static>,
     C: Classify<S::Response, S::Error>,
 {
     type Output = Result<S::Response, S::Error>;
@@ -151,8 +152,8 @@ where
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     let result = ready!(future.poll(cx));
-                    let verdict = this.settings.classify.classify(&result);
-                    let Some(delay) = this.settings.judge(*this.made, &verdict) else {
+                    let verdict = judge(&this.settings.classify, &result);
+                    let Some(delay) = this.settings.delay(*this.made, &verdict) else {
                         return Poll::Ready(result);
                     };
                     this.state.set(State::Waiting { sleep: Box::pin(tokio::time::sleep(delay)) });
