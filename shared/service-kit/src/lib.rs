@@ -25,6 +25,7 @@
 //! * [`tls`]: TLS of our own listeners, and towards our own services
 
 pub mod admin;
+mod allocator;
 pub mod auth;
 pub mod circuit_breakers;
 pub mod cli;

@@ -45,9 +45,6 @@ async fn start() -> Suite {
     let simulator = Process::start("upstream-sim", &[&arguments[..], &pace].concat(), &[]).await;
     // The tiers take them all: what is bounded is tested elsewhere.
     let wide = [
-        // Malloc's arenas, of which there are eight for each processor, keep what one thread has freed from the others: with
-        // two of them memory is flat from the second round on, with all it goes on growing in steps for a while.
-        ("MALLOC_ARENA_MAX", "2".to_owned()),
         ("AIP__TIERS__MAX__CONCURRENCY__ADAPTIVE", "false".to_owned()),
         ("AIP__TIERS__MAX__CONCURRENCY__MAX", "2000".to_owned()),
         ("AIP__TIERS__OLLAMA__CONCURRENCY__ADAPTIVE", "false".to_owned()),
@@ -55,8 +52,8 @@ async fn start() -> Suite {
     ];
     let router = start_router(&simulator, None, &wide).await;
     // Room for what looks in while the streams run.
-    let roomy = [wide[0].clone(), ("AIP__GATEWAY__LIMITS__MAX_IN_FLIGHT", "2000".to_owned())];
-    let gateway = start_gateway(&router.url("grpc"), &roomy).await;
+    let roomy = ("AIP__GATEWAY__LIMITS__MAX_IN_FLIGHT", "2000".to_owned());
+    let gateway = start_gateway(&router.url("grpc"), &[roomy]).await;
     Suite { sim: Sim::new(simulator.url("control")), simulator, router, gateway }
 }
 

@@ -57,7 +57,7 @@ aftermath() {
 # No image is pulled: the bases are a Debian made by debootstrap, one with Redis, one with this machine's Rust.
 make_bases() {
     local tag root sysroot
-    tag=bookworm-$(rustc --version | cut -d ' ' -f 2)
+    tag=bookworm-make-$(rustc --version | cut -d ' ' -f 2)
     export BUILDER_IMAGE=aip-interop/builder:$tag REDIS_IMAGE=aip-interop/redis:$tag
     docker image inspect "$BUILDER_IMAGE" "$REDIS_IMAGE" >/dev/null 2>&1 && return 0
     [ "$(id -u)" -eq 0 ] || { say "debootstrap needs root"; return 1; }
@@ -67,7 +67,7 @@ make_bases() {
     [ -x "$sysroot/bin/cargo" ] || { say "the Rust toolchain in $sysroot has no cargo beside rustc"; return 1; }
     say "making base images with debootstrap"
     root=$SHORT/root
-    debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,redis-server bookworm "$root" \
+    debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,make,redis-server bookworm "$root" \
         http://deb.debian.org/debian >"$WORK/debootstrap.log" 2>&1 || { tail -n 3 "$WORK/debootstrap.log" >&2; return 1; }
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
     # Whom this machine trusts, the build must trust as well: it may sit behind an inspecting proxy.
