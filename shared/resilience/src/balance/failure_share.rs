@@ -142,6 +142,23 @@ mod tests {
         assert!(times[0] == 0 && (760..840).contains(&times[1]) && (30..70).contains(&times[2]), "{times:?}");
     }
 
+    /// Gives these numbers, the last of them first.
+    #[derive(Debug)]
+    struct Drawn(Mutex<Vec<f64>>);
+
+    impl Randomness for Drawn {
+        fn unit(&self) -> f64 {
+            self.0.lock().pop().unwrap()
+        }
+    }
+
+    #[test]
+    fn lots_are_drawn_for_those_who_fail_more_than_the_least_and_who_draws_less_than_that_is_put_off() {
+        let drawn = Drawn(Mutex::new(vec![0.49, 0.5]));
+        assert_eq!(put_off(&[0.25, 0.75, 0.25, 0.75], &drawn), [false, false, false, true]);
+        assert!(drawn.0.lock().is_empty());
+    }
+
     #[test]
     fn where_all_fail_alike_nobody_is_put_off() {
         let randomness = SplitMix64::seeded(7);

@@ -1,5 +1,6 @@
 mod bulkhead;
 mod capacity;
+mod end;
 mod first;
 mod hedge;
 mod pool;
