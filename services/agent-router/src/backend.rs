@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use aiplatform_proto::inference::v1::{FinishReason, TierKind};
 use reqwest::Url;
 use resilience::{
-    AttemptOutcome, CallError as _, Candidate, CircuitBreaker, Deadline, InFlight, Outcome, PeakEwma,
-    PeakEwmaConfig, Rest, Silence, SystemClock, Tier, stable_hash,
+    AttemptOutcome, CallError as _, Candidate, CircuitBreaker, Deadline, FailureShare, InFlight, Outcome,
+    PeakEwma, PeakEwmaConfig, Rest, Silence, SystemClock, Tier, stable_hash,
 };
 
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
@@ -44,6 +44,7 @@ pub struct Backend {
     rest: Arc<Rest>,
     silence: Silence,
     load: PeakEwma,
+    failures: FailureShare,
     /// Of its name, for affinity.
     hash: u64,
     /// What is asked for to find out whether it is there.
@@ -54,7 +55,8 @@ pub struct Backend {
 impl Backend {
     /// A backend.
     pub fn new(kind: Kind, name: String, breaker: Option<CircuitBreaker>, target: Target) -> Self {
-        let load = PeakEwma::new(PeakEwmaConfig::default(), Arc::new(SystemClock::new()));
+        let clock = Arc::new(SystemClock::new());
+        let load = PeakEwma::new(PeakEwmaConfig::default(), clock.clone());
         let hash = stable_hash(name.as_bytes());
         Self {
             kind,
@@ -63,6 +65,7 @@ impl Backend {
             rest: Arc::default(),
             silence: Silence::new(),
             load,
+            failures: FailureShare::new(clock),
             hash,
             health: None,
             target,
@@ -101,6 +104,11 @@ impl Backend {
         &self.load
     }
 
+    /// How many of its recent calls it has not answered, for what may be its own fault.
+    pub fn failures(&self) -> &FailureShare {
+        &self.failures
+    }
+
     /// How affinity sees it.
     pub fn candidate(&self) -> Candidate {
         Candidate { hash: self.hash, in_flight: self.load.in_flight() }
@@ -120,7 +128,7 @@ impl Backend {
             Target::Cache(cache) => cache.read(key).await,
             Target::Message(text) => Ok(degraded(text)),
         };
-        measure(&mut call, answer.as_ref().err());
+        self.measure(&mut call, answer.as_ref().err());
         answer
     }
 
@@ -138,7 +146,44 @@ impl Backend {
             Target::Cache(cache) => cache.read(key).await.map(Into::into),
             Target::Message(text) => Ok(degraded(text).into()),
         };
-        hand_over(call, opened)
+        self.hand_over(call, opened)
+    }
+
+    /// Tells those who choose among backends how a call went.
+    fn measure(&self, call: &mut InFlight, error: Option<&UpstreamError>) {
+        let Some(error) = error else {
+            call.answered();
+            self.failures.record(false);
+            return;
+        };
+        let verdict = error.verdict();
+        let failed = verdict.breaker == Outcome::Failure || verdict.outcome == AttemptOutcome::Overloaded;
+        if failed || matches!(error, UpstreamError::ModelMissing(_)) {
+            call.failed();
+            self.failures.record(true);
+        } else if matches!(error, UpstreamError::Refused(_)) {
+            // Nobody knows yet whose fault that is: a server that refuses alone what others take is not well.
+            call.refused();
+            self.failures.record(true);
+        } else if verdict.outcome == AttemptOutcome::Rejected
+            && !matches!(error, UpstreamError::Unsupported(_))
+        {
+            call.refused();
+        } else {
+            call.ignored();
+        }
+    }
+
+    /// Tells them how a stream began, and leaves the call to it.
+    fn hand_over(
+        &self,
+        mut call: InFlight,
+        opened: Result<AnswerStream, UpstreamError>,
+    ) -> Result<AnswerStream, UpstreamError> {
+        self.measure(&mut call, opened.as_ref().err());
+        let mut stream = opened?;
+        stream.rest.hold(call);
+        Ok(stream)
     }
 }
 
@@ -158,29 +203,6 @@ impl resilience::Backend for Backend {
     fn silence(&self) -> Option<&Silence> {
         Some(&self.silence)
     }
-}
-
-/// Tells the load how a call went.
-fn measure(call: &mut InFlight, error: Option<&UpstreamError>) {
-    let Some(verdict) = error.map(UpstreamError::verdict) else {
-        call.answered();
-        return;
-    };
-    match (verdict.breaker, verdict.outcome) {
-        (Outcome::Failure, _) | (_, AttemptOutcome::Overloaded) => call.failed(),
-        (Outcome::Success | Outcome::Ignored, _) => call.ignored(),
-    }
-}
-
-/// Tells the load how a stream began, and leaves the call to it.
-fn hand_over(
-    mut call: InFlight,
-    opened: Result<AnswerStream, UpstreamError>,
-) -> Result<AnswerStream, UpstreamError> {
-    measure(&mut call, opened.as_ref().err());
-    let mut stream = opened?;
-    stream.rest.hold(call);
-    Ok(stream)
 }
 
 /// The kind of a tier. `None` for one without backends, such as a cache tier where the cache is off.

@@ -6,7 +6,8 @@
 //!   only once all others have failed. It costs one request the time until the first content, at most once for each open
 //!   wait; the request then goes on to the others.
 //! * **Those that admit calls** are ordered by [`power_of_two_choices`] over their peak-EWMA load, or by [`affinity_order`]
-//!   where the tier and the request want that.
+//!   where the tier and the request want that. One that fails or refuses more of its calls than the others is put behind them in as
+//!   many requests as it does ([`put_off`]): its answers are quick, and neither its latency nor its breaker need show it.
 //! * **Those that do not** come last: a request that is answered before does not hear of them, and one that is not lists
 //!   them all.
 //!
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use resilience::{
     Backend as _, Candidate, CircuitBreaker, CircuitBreakerConfig, LOAD_FACTOR, Outlook, Pool, Randomness,
-    affinity_order, power_of_two_choices,
+    affinity_order, power_of_two_choices, put_off,
 };
 use service_kit::config::Endpoint;
 use tokio::time::Instant;
@@ -175,6 +176,14 @@ impl EndpointPool {
 
     /// Those that admit calls, the best first.
     fn order(&self, admitting: &[&Arc<Backend>], affinity: Option<u64>) -> Vec<usize> {
+        let shares: Vec<f64> = admitting.iter().map(|backend| backend.failures().get()).collect();
+        let put_off = put_off(&shares, &*self.randomness);
+        let order = self.by_load(admitting, affinity);
+        let (later, first): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|index| put_off[*index]);
+        first.into_iter().chain(later).collect()
+    }
+
+    fn by_load(&self, admitting: &[&Arc<Backend>], affinity: Option<u64>) -> Vec<usize> {
         if let Some(key) = affinity::of_tier(self.settings.affinity, affinity) {
             let candidates: Vec<Candidate> = admitting.iter().map(|backend| backend.candidate()).collect();
             return affinity_order(key, &candidates, LOAD_FACTOR);

@@ -93,6 +93,54 @@ async fn when_one_server_dies_the_other_answers_everything() {
 }
 
 #[tokio::test]
+async fn a_server_without_the_model_costs_nobody_an_answer() {
+    let missing = [
+        json!({"kind": "model_not_found"}),
+        json!({"kind": "status", "status": 400, "message": "Value error."}),
+    ];
+    for (affinity, warm) in [("none", false), ("none", true), ("session", true)] {
+        let pair = pair(&[("AIP__TIERS__MAX__AFFINITY", affinity)]).await;
+        let chat = ChatRequest { session: "conversation-7".into(), ..question("x") };
+        if warm {
+            rounds(&pair.client, 5, 4, &chat).await;
+        }
+        // The server that the session is at.
+        let other = pair.other.counter("max", "attempts").await;
+        let ill = if other > pair.one.counter("max", "attempts").await { &pair.other } else { &pair.one };
+        for fault in &missing {
+            ill.fault("max", fault.clone()).await;
+            let answers = rounds(&pair.client, 30, 1, &chat).await;
+            assert_eq!(
+                tiers(&answers),
+                BTreeMap::from([("max".to_owned(), 30)]),
+                "{affinity} {warm} {fault}"
+            );
+        }
+        let asked_twice = ill.counter("max", "attempts").await;
+        assert!(asked_twice < 60, "{affinity} {warm}: {asked_twice}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_alone_what_others_take_draws_less_than_its_share() {
+    for warm in [false, true] {
+        let pair = pair(&[]).await;
+        if warm {
+            rounds(&pair.client, 5, 4, &question("x")).await;
+        }
+        let refusal = json!({"kind": "status", "status": 400, "message": "chat template error"});
+        pair.other.fault("max", refusal).await;
+        let mut refused = 0;
+        for number in 0..120 {
+            // It is found out little by little: it has answered before, and a refusal may be the request's fault.
+            let answer = pair.client.clone().chat(question("x")).await;
+            refused += u32::from(number >= 60 && answer.is_err());
+        }
+        assert!(refused < 25, "{warm}: {refused} of 60");
+    }
+}
+
+#[tokio::test]
 async fn a_session_keeps_to_a_server_and_moves_when_that_dies() {
     let pair = pair(&[("AIP__TIERS__MAX__AFFINITY", "session")]).await;
     let chat = ChatRequest { session: "conversation-7".into(), ..question("x") };

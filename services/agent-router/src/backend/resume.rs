@@ -1,9 +1,9 @@
 //! A backend that goes on with an answer that another has begun.
 
-use resilience::{Backend as _, Deadline};
+use resilience::{Backend as _, Deadline, InFlight};
 use tracing::info;
 
-use super::{Backend, Target, hand_over};
+use super::{Backend, Target};
 use crate::answer::AnswerStream;
 use crate::chat::Chat;
 use crate::upstream::UpstreamError;
@@ -35,11 +35,14 @@ impl Backend {
         if let Some(going_on) = going_on {
             match self.begin(going_on, deadline).await {
                 // MAX Serve has one word for a template that fails and for a model that it does not have.
-                Err(UpstreamError::Refused(_) | UpstreamError::ModelMissing(_)) => {}
-                other => return Ok(Resumed { stream: other?, given_prefix: true }),
+                (mut call, Err(UpstreamError::Refused(_) | UpstreamError::ModelMissing(_))) => call.ignored(),
+                (call, opened) => {
+                    return Ok(Resumed { stream: self.hand_over(call, opened)?, given_prefix: true });
+                }
             }
         }
-        let stream = match self.begin(chat, deadline).await {
+        let (call, opened) = self.begin(chat, deadline).await;
+        let stream = match self.hand_over(call, opened) {
             // Another has taken the very same request: this one's refusal is its own affair.
             Err(UpstreamError::Refused(why)) => return Err(UpstreamError::Unsupported(why)),
             other => other?,
@@ -59,7 +62,11 @@ impl Backend {
         }
     }
 
-    async fn begin(&self, chat: &Chat, deadline: Deadline) -> Result<AnswerStream, UpstreamError> {
+    async fn begin(
+        &self,
+        chat: &Chat,
+        deadline: Deadline,
+    ) -> (InFlight, Result<AnswerStream, UpstreamError>) {
         let call = self.load.begin();
         let opened = match &self.target {
             Target::OpenAi(server) => server.open(chat, deadline).await,
@@ -68,6 +75,6 @@ impl Backend {
                 Err(UpstreamError::Unsupported("only a model goes on with an answer".into()))
             }
         };
-        hand_over(call, opened)
+        (call, opened)
     }
 }

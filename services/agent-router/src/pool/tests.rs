@@ -117,6 +117,27 @@ async fn a_session_keeps_to_its_backend_while_that_is_well() {
 }
 
 #[tokio::test]
+async fn one_that_fails_what_others_answer_is_asked_less_also_by_its_sessions() {
+    let (pool, _) = pool(Affinity::Session, &["a", "b", "c"]);
+    let session = Some(affinity::tests::session_key("s1"));
+    let home = pool.candidates(session).swap_remove(0);
+    for _ in 0..95 {
+        home.failures().record(true);
+    }
+    for key in [None, session] {
+        let asked = firsts(&pool, key).get(home.name()).copied().unwrap_or_default();
+        assert!((1..45).contains(&asked), "{asked}");
+    }
+    // Where all fail alike, it is as good as the others.
+    for backend in pool.members().iter().filter(|backend| backend.name() != home.name()) {
+        for _ in 0..95 {
+            backend.failures().record(true);
+        }
+    }
+    assert!(firsts(&pool, session)[home.name()] > 250);
+}
+
+#[tokio::test]
 async fn a_session_leaves_a_backend_that_is_overloaded() {
     let (pool, _) = pool(Affinity::Session, &["a", "b"]);
     let session = Some(affinity::tests::session_key("s1"));

@@ -10,7 +10,8 @@
 //! | breaks off before the first content, or says that it failed | failure | no | the next backend |
 //! | breaks the protocol: another content type, too large, malformed | failure | no | the next tier |
 //! | 429 | ignored: saturation is not death | up to the tier's attempts, with backoff | the next backend |
-//! | does not have the model, cannot take this kind of request | ignored | no | the next tier |
+//! | does not have the model | ignored | no | the next backend: another server of the tier may have it |
+//! | cannot take this kind of request | ignored | no | the next tier |
 //! | finds the prompt too long for its context | ignored | no | the next tier with a larger context, else nowhere |
 //! | refuses the prompt (400, 413, 422): against its policy, malformed | ignored | no | nowhere: it is the request's fault |
 //! | has no earlier answer (cache) | success | no | the next tier |
@@ -97,7 +98,8 @@ impl CallError for UpstreamError {
             Self::Status { .. } | Self::Interrupted(_) | Self::Silent(_) => FAILURE,
             Self::Protocol(_) | Self::CacheUnavailable(_) => Verdict { next: Next::Tier, ..FAILURE },
             Self::Overloaded { .. } => Verdict::overloaded(None).retried(Retry::Backoff),
-            Self::ModelMissing(_) | Self::Unsupported(_) => Verdict { next: Next::Tier, ..REJECTED },
+            Self::ModelMissing(_) => Verdict { next: Next::Backend, ..REJECTED },
+            Self::Unsupported(_) => Verdict { next: Next::Tier, ..REJECTED },
             Self::ContextLength(_) => Verdict { next: Next::Larger, ..REJECTED },
             Self::ContentPolicy(_) | Self::Refused(_) => REJECTED,
             Self::CacheMiss => Verdict::new(Outcome::Success, AttemptOutcome::Miss, Next::Tier),
@@ -263,8 +265,8 @@ mod tests {
             (of(405, "", "x"), "status", Failure, Never, Backend),
             (of(413, "", "x"), "refused", Ignored, Never, Stop),
             (of(429, "", "x"), "overloaded", Ignored, Backoff, Backend),
-            (of(404, "", "x"), "model_missing", Ignored, Never, Tier),
-            (of(400, "400", "Value error."), "model_missing", Ignored, Never, Tier),
+            (of(404, "", "x"), "model_missing", Ignored, Never, Backend),
+            (of(400, "400", "Value error."), "model_missing", Ignored, Never, Backend),
             (of(400, "400", too_long), "context_length", Ignored, Never, Larger),
             (of(400, "context_length_exceeded", "x"), "context_length", Ignored, Never, Larger),
             (of(400, "400 exceed_context_size_error", "x"), "context_length", Ignored, Never, Larger),

@@ -11,6 +11,9 @@
 //!   the first answer is there. With a small estimate in its place, as tower has it, a new backend would be given everything
 //!   that arrives during its first answer.
 //! * A failure counts as a long latency. Measured by its time, a backend that refuses at once would look best of all.
+//! * A call that was refused has no latency that others could expect. It keeps the average where it was: were the average left to
+//!   decay, a backend that refuses everything would soon look like the fastest. One that has never answered is no longer
+//!   taken for new then, and counts as a failing one does.
 //! * A call that is dropped, as one is by its timeout, has taken at least as long as it was under way. That is only heard
 //!   where it is more than the average: it says nothing about how much sooner it would have ended.
 
@@ -112,6 +115,15 @@ impl PeakEwma {
         InFlight { load: self.clone(), begun: self.inner.clock.now(), measured: false }
     }
 
+    /// Keeps the average from decaying. The one that is not known becomes that of a failure.
+    fn hold(&self) {
+        let Inner { config, clock, average, .. } = &*self.inner;
+        let now = clock.now();
+        let mut average = average.lock();
+        let value = if average.known { average.value } else { config.penalty.as_secs_f64() };
+        *average = Average { value, at: now, known: true };
+    }
+
     fn observe(&self, latency: Duration) {
         let Inner { config, clock, average, .. } = &*self.inner;
         let now = clock.now();
@@ -151,7 +163,15 @@ impl InFlight {
         self.measure(took);
     }
 
-    /// The call ended in a way that says nothing about the latency of others, such as a refusal of the request.
+    /// The backend refused the call. It stays under way until it is dropped.
+    pub fn refused(&mut self) {
+        if !self.measured {
+            self.measured = true;
+            self.load.hold();
+        }
+    }
+
+    /// The call ended in a way that says nothing about the backend, such as one that was never made.
     pub fn ignored(&mut self) {
         self.measured = true;
     }
@@ -266,6 +286,29 @@ mod tests {
         clock.advance(ms(3000));
         drop(timed_out);
         assert_eq!(load.latency(), ms(3000));
+    }
+
+    #[test]
+    fn a_refusal_keeps_what_is_known() {
+        let (load, clock) = load();
+        call(&load, &clock, ms(200));
+        for _ in 0..10 {
+            clock.advance(ms(5000));
+            load.begin().refused();
+            assert_eq!(load.latency(), ms(200));
+        }
+        clock.advance(ms(10_000));
+        assert!(load.latency() < ms(75), "{:?}", load.latency());
+    }
+
+    #[test]
+    fn one_that_has_only_refused_is_not_new() {
+        let (load, clock) = load();
+        load.begin().refused();
+        assert_eq!(load.latency(), ms(5000));
+        clock.advance(ms(1000));
+        call(&load, &clock, ms(40));
+        assert!(load.latency() < ms(4900), "{:?}", load.latency());
     }
 
     #[test]
