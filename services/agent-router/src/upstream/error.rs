@@ -37,11 +37,11 @@ pub enum UpstreamError {
     #[error("connection timed out: {0}")]
     ConnectTimeout(String),
     /// A failing status.
-    #[error("status {status}: {message}")]
+    #[error("status {status}{}", after_colon(message))]
     Status {
         /// The HTTP status.
         status: u16,
-        /// The upstream's words.
+        /// The upstream's words. Empty where they are not for the caller.
         message: String,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
@@ -154,8 +154,10 @@ impl UpstreamError {
             429 => Self::Overloaded { message, retry_after },
             404 => Self::ModelMissing(message),
             400 | 413 | 422 => Self::of_refusal(code, message),
+            // Whose credential is wrong is the operator's, and its words may quote it.
+            401..=403 | 407 => Self::Status { status, message: String::new(), retry_after },
             // Everything else says that the way to the model is wrong, not the request: a proxy, a bill, a method.
-            401..=499 | 500.. => Self::Status { status, message, retry_after },
+            404..=499 | 500.. => Self::Status { status, message, retry_after },
             _ => Self::Protocol(format!("status {status}: {message}")),
         }
     }
@@ -171,6 +173,14 @@ impl UpstreamError {
             "context window",
             "prompt is too long",
             "larger than tokenizer's max length",
+            // vLLM
+            "maximum model length",
+            "max_model_len",
+            // TGI
+            "`inputs` tokens + `max_new_tokens` must be",
+            "`inputs` must have less than",
+            // TensorRT-LLM
+            "max_input_len",
         ]) {
             Self::ContextLength(message)
         } else if says(&["content_policy", "content policy", "content_filter"]) {
@@ -180,6 +190,16 @@ impl UpstreamError {
             Self::ModelMissing(message)
         } else {
             Self::Refused(message)
+        }
+    }
+
+    /// What an error in the place of an answer's first content means, with its `code` as [`Self::of_status`] has it: one that
+    /// names the status of a refusal is what that status would have been, whatever the response began with.
+    pub fn before_content(code: &str, message: &str) -> Self {
+        let mut statuses = code.split_whitespace().filter_map(|word| word.parse().ok());
+        match statuses.find(|status| (400..500).contains(status)) {
+            Some(status) => Self::of_status(status, code, message, None),
+            None => Self::interrupted(message),
         }
     }
 
@@ -233,6 +253,10 @@ impl UpstreamError {
 /// The longest text of an upstream that is passed on, in characters.
 const LONGEST: usize = 200;
 
+fn after_colon(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(": {words}") }
+}
+
 fn shorten(message: &str) -> String {
     service_kit::status::shorten(message.lines().next().unwrap_or_default(), LONGEST)
 }
@@ -281,6 +305,69 @@ mod tests {
             let verdict = error.verdict();
             let meaning = (verdict.breaker, verdict.retry, verdict.next);
             assert_eq!((error.kind(), meaning), (kind, (breaker, retry, next)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_one_in_the_words_of_every_server() {
+        let servers = [
+            (
+                "vLLM",
+                "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.",
+            ),
+            (
+                "vLLM",
+                "The decoder prompt (length 5000) is longer than the maximum model length of 4096. Make sure that \
+                `max_model_len` is no smaller than the number of text tokens.",
+            ),
+            ("SGLang", "The input (5000 tokens) is longer than the model's context length (4096 tokens)."),
+            (
+                "TGI",
+                "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` \
+                tokens and 20 `max_new_tokens`",
+            ),
+            ("TGI", "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000"),
+            ("TensorRT-LLM", "prompt length (5000) exceeds max_input_len (4096)"),
+            ("llama.cpp", "the request exceeds the available context size, try increasing it"),
+        ];
+        for (server, words) in servers {
+            for status in [400, 422] {
+                assert_eq!(
+                    of(status, "BadRequestError 400", words).kind(),
+                    "context_length",
+                    "{server}: {words}"
+                );
+            }
+        }
+        let malformed = of(422, "", "Input validation error: `max_new_tokens` must be strictly positive");
+        assert_eq!(malformed.kind(), "refused");
+    }
+
+    #[test]
+    fn what_a_server_says_of_a_credential_is_not_passed_on() {
+        for status in [401, 402, 403, 407] {
+            let error = of(status, "401", "Authentication Error, Received API Key = sk-...1234");
+            assert_eq!(error.to_string(), format!("status {status}"));
+            assert_eq!((error.kind(), error.verdict().breaker), ("status", Outcome::Failure));
+        }
+        assert_eq!(of(500, "", "x").to_string(), "status 500: x");
+    }
+
+    #[test]
+    fn an_error_in_the_place_of_the_first_content_is_the_status_that_it_names() {
+        let too_long = "The input (5000 tokens) is longer than the model's context length (4096 tokens).";
+        let cases = [
+            ("400 BadRequestError", too_long, "context_length"),
+            ("400", "x", "refused"),
+            ("429 overloaded", "x", "overloaded"),
+            ("404 NotFoundError", "x", "model_missing"),
+            ("401", "x", "status"),
+            ("500 InternalServerError", too_long, "interrupted"),
+            ("BadRequestError", "x", "interrupted"),
+            ("", "x", "interrupted"),
+        ];
+        for (code, message, kind) in cases {
+            assert_eq!(UpstreamError::before_content(code, message).kind(), kind, "{code}");
         }
     }
 

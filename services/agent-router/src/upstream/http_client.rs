@@ -174,24 +174,28 @@ fn time_until(value: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// Finds the code, with the type, and the message in an error body of any of the shapes in use: OpenAI's and MAX Serve's
-/// `{"error": {"code", "type", "message"}}`, Ollama's `{"error": "…"}`, FastAPI's `{"detail": …}`.
+/// `{"error": {"code", "type", "message"}}`, the same without the outer object as SGLang, TensorRT-LLM and older vLLM have it,
+/// Ollama's and TGI's `{"error": "…"}`, FastAPI's `{"detail": …}`.
 pub(super) fn describe(body: &[u8]) -> (String, String) {
     #[derive(Deserialize)]
     struct Body {
         error: Option<Value>,
         detail: Option<Value>,
+        #[serde(flatten)]
+        fields: serde_json::Map<String, Value>,
     }
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let Ok(body) = serde_json::from_slice::<Body>(body) else {
         return (String::new(), "no JSON in the error".into());
     };
+    let described = |error: &serde_json::Map<String, Value>| {
+        let field = |name: &str| error.get(name).filter(|value| !value.is_null()).map(text);
+        // Either may be the one that says what is wrong: MAX Serve and llama.cpp repeat the status as the code.
+        let named: Vec<String> = [field("code"), field("type")].into_iter().flatten().collect();
+        (named.join(" "), field("message").unwrap_or_default())
+    };
     match (body.error, body.detail) {
-        (Some(Value::Object(error)), _) => {
-            let field = |name: &str| error.get(name).filter(|value| !value.is_null()).map(text);
-            // Either may be the one that says what is wrong: MAX Serve and llama.cpp repeat the status as the code.
-            let named: Vec<String> = [field("code"), field("type")].into_iter().flatten().collect();
-            (named.join(" "), field("message").unwrap_or_default())
-        }
+        (Some(Value::Object(error)), _) => described(&error),
         (Some(error), _) => (String::new(), text(&error)),
         // FastAPI lists what is wrong with the request, each with the input that it found wrong: that is the prompt.
         (None, Some(Value::Array(items))) => {
@@ -199,8 +203,19 @@ pub(super) fn describe(body: &[u8]) -> (String, String) {
             (String::new(), messages.collect::<Vec<_>>().join("; "))
         }
         (None, Some(detail)) => (String::new(), text(&detail)),
+        (None, None) if body.fields.get("message").is_some_and(Value::is_string) => described(&body.fields),
         (None, None) => (String::new(), "no error in the error".into()),
     }
+}
+
+/// Whether this is an error that stands alone, as [`describe`] understands it.
+pub(super) fn is_bare_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        object: Option<Value>,
+    }
+    serde_json::from_slice::<Body>(body)
+        .is_ok_and(|body| body.object.as_ref().and_then(Value::as_str) == Some("error"))
 }
 
 #[cfg(test)]
@@ -278,6 +293,9 @@ mod tests {
             (r#"{"error":{"code":400,"message":"m","type":"t"}}"#, ("400 t", "m")),
             (r#"{"error":{"code":null,"message":"m","type":"t"}}"#, ("t", "m")),
             (r#"{"error":"model 'x' not found"}"#, ("", "model 'x' not found")),
+            (r#"{"object":"error","message":"m","type":"t","param":null,"code":400}"#, ("400 t", "m")),
+            (r#"{"error":"m","error_type":"validation"}"#, ("", "m")),
+            (r#"{"message":null}"#, ("", "no error in the error")),
             (r#"{"detail":"Not Found"}"#, ("", "Not Found")),
             (r#"{"detail":[{"msg":"x","input":"a secret"},{"msg":"y"}]}"#, ("", "x; y")),
             ("<html>", ("", "no JSON in the error")),

@@ -2,7 +2,8 @@
 //!
 //! The stream is whole when a finish reason came, with or without the closing `[DONE]`; without a finish reason it was
 //! cut, whatever else came, and with one that says that the answer was given up it is broken. All that matters has come with `[DONE]`, or with a usage that is not older than the finish
-//! reason; what stands behind that is not looked at. A malformed event is passed over and counted: the answer is whole
+//! reason; what stands behind that is not looked at. An error event before any content says what a status would have said,
+//! where it names one: servers begin a response before they look at the prompt. A malformed event is passed over and counted: the answer is whole
 //! only if its end is.
 
 use std::collections::VecDeque;
@@ -29,6 +30,8 @@ pub(in crate::upstream) struct OpenAiDecoder {
     usage: Option<Usage>,
     malformed: Malformed,
     stage: Stage,
+    /// Whether content has come.
+    begun: bool,
     ended: bool,
 }
 
@@ -100,15 +103,17 @@ impl OpenAiDecoder {
                 return Ok(());
             }
         };
-        if chunk.error.is_some_and(|error| !error.is_null()) {
-            let (_, message) = http_client::describe(data);
-            return Err(UpstreamError::interrupted(&message));
+        let is_empty = chunk.choices.is_empty() && chunk.usage.is_none();
+        if chunk.error.is_some_and(|error| !error.is_null()) || (is_empty && http_client::is_bare_error(data))
+        {
+            return Err(self.failure(data));
         }
         if self.model.is_none() {
             self.model = chunk.model;
         }
         for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
             if let Some(delta) = choice.delta.into_piece() {
+                self.begun = true;
                 self.ready.push_back(Piece::Delta(delta));
             }
             if let Some(reason) = finish_reason(choice.finish_reason.as_deref())? {
@@ -123,6 +128,16 @@ impl OpenAiDecoder {
             }
         }
         Ok(())
+    }
+
+    /// What an error event means.
+    fn failure(&self, data: &[u8]) -> UpstreamError {
+        let (code, message) = http_client::describe(data);
+        if self.begun {
+            UpstreamError::interrupted(&message)
+        } else {
+            UpstreamError::before_content(&code, &message)
+        }
     }
 }
 
@@ -258,6 +273,20 @@ mod tests {
         assert_eq!((decoder.stage(), decoder.usage().unwrap().output_tokens), (Stage::Whole, 2));
         decoder.push(b"data: {\"error\":\"too late\"}\n\n").unwrap();
         assert_eq!(decoder.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_is_one_only_before_the_first_content() {
+        let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+        let content = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        let words = "\"message\":\"longer than the model's context length\",\"type\":\"BadRequestError\",\"code\":400";
+        let nested = format!("data: {{\"error\":{{\"object\":\"error\",{words}}}}}\n\n");
+        let bare = format!("data: {{\"object\":\"error\",{words}}}\n\ndata: [DONE]\n\n");
+        for event in [nested, bare] {
+            assert_eq!(decode(&event).2.unwrap().kind(), "context_length", "{event}");
+            assert_eq!(decode(&format!("{role}{event}")).2.unwrap().kind(), "context_length", "{event}");
+            assert_eq!(decode(&format!("{content}{event}")).2.unwrap().kind(), "interrupted", "{event}");
+        }
     }
 
     #[test]
