@@ -246,6 +246,15 @@ impl ChainMetrics {
         self.count(attempts);
     }
 
+    /// Counts the attempts of a request that gave them up for the answer that a `tier` gave to another: it is served like
+    /// those that made the call, which is counted there.
+    pub(crate) fn record_shared(&self, own: &[Attempt], tier: &Arc<str>) {
+        #[allow(clippy::cast_precision_loss, reason = "a request has a handful of attempts")]
+        self.attempts_per_request.observe((own.len() + 1) as f64);
+        self.count(own);
+        self.served.get_or_create(&TierLabels { tier: Arc::clone(tier) }).inc();
+    }
+
     /// Counts attempts that a request made after it had been answered: at going on with the answer.
     pub fn count(&self, attempts: &[Attempt]) {
         for attempt in attempts {

@@ -3,6 +3,7 @@
 mod coalesce;
 mod convert;
 mod fallback_chains;
+mod given_up;
 mod inference;
 mod shared;
 mod size;

@@ -15,7 +15,8 @@
 //! [`RetryBudget`], so that trouble is not amplified, and happen within the time that the tier has anyway, so that they do
 //! not eat that of the others.
 //!
-//! A walk is a future and may be dropped at any await: what it holds then, permit, slot and place in line, is given back.
+//! A walk is a future and may be dropped at any await: what it holds then, permit, slot and place in line, is given back, and what
+//! it has done is left on its [`Trail`].
 
 mod attempt;
 mod guard;
@@ -25,6 +26,7 @@ mod rest;
 mod silence;
 mod stats;
 mod tier;
+mod trail;
 mod walker;
 
 use std::future::Future;
@@ -47,6 +49,7 @@ pub use silence::Silence;
 pub use stats::{ChainStats, LatencyQuantiles, SkipCounts, TierStats};
 use stats::{Recorder, WalkGuard};
 pub use tier::{Backend, Capacity, Tier, Walk};
+pub use trail::Trail;
 use walker::Walker;
 
 /// An answer, and how it came about.
@@ -182,7 +185,7 @@ impl<B: Backend> FallbackChain<B> {
         F: Fn(Arc<B>, Deadline) -> Fut,
         Fut: Future<Output = Result<A, E>>,
     {
-        let walk_guard = WalkGuard::new(&self.recorder);
+        let walk_guard = WalkGuard::new(&self.recorder, walk.trail);
         let attempts = std::mem::take(&mut walk.attempts);
         let ended = Walker::new(self, &walk, attempts).walk(&call).await;
         walk_guard.finish();

@@ -52,7 +52,7 @@ pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, Bulkh
 pub use chain::{
     Attempt, AttemptOutcome, Backend, CallGuard, Capacity, ChainError, ChainStats, ExtraCall, FallbackChain,
     FixedPool, Hedge, LatencyQuantiles, Pool, Rest, Served, Silence, SkipCounts, SkipReason, Tier, TierStats,
-    Walk,
+    Trail, Walk,
 };
 pub use classify::{ByError, CallError, Classify, ErrorsAre, Next, Retry, Verdict};
 #[cfg(feature = "quanta")]

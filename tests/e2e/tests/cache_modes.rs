@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{AttemptOutcome, CacheMode, ChatRequest, ChatResponse, Sampling};
+use aiplatform_proto::resilience::v1::GetFallbackChainStatsRequest;
+use aiplatform_proto::resilience::v1::fallback_chain_service_client::FallbackChainServiceClient;
 use e2e::answers::{Router, held_by_redis};
-use e2e::chat::{Streamed, open, outcomes, question, served_by, text};
+use e2e::chat::{Streamed, channel, open, outcomes, question, served_by, text};
 use e2e::eventually;
 use e2e::redis::Redis;
 use futures_util::future::join_all;
@@ -14,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Request;
 
-use AttemptOutcome::{CacheMiss, Success};
+use AttemptOutcome::{CacheMiss, Cancelled, Success};
 
 fn deterministic(text: &str) -> ChatRequest {
     let sampling = Sampling { temperature: Some(0.0), ..Sampling::default() };
@@ -127,6 +129,7 @@ async fn identical_deterministic_requests_are_answered_once() {
     }
     assert_eq!(router.sim.counter("max", "attempts").await, 1);
     assert_eq!(router.metric("aip_coalesced_requests_total{result=\"shared\"}").await, 5);
+    assert_eq!(router.metric("aip_requests_served_total{tier=\"max\"}").await, 6);
 
     // Who may want different answers asks for each.
     let different = join_all((0..3).map(|_| router.ask("q"))).await;
@@ -157,6 +160,13 @@ async fn nobody_loses_by_a_slow_leader() {
     assert_eq!(text(&answer), text(&leader));
     assert_eq!(router.metric("aip_coalesced_requests_total{result=\"beside\"}").await, 1);
     assert_eq!(router.sim.counter("max", "attempts").await, 4);
+    // What it began by itself is said, and it is no client that went away.
+    assert_eq!(outcomes(&answer.attempts), [("max", Cancelled), ("max", Success)]);
+    assert_eq!(router.metric("aip_tier_attempts_total{tier=\"max\",outcome=\"cancelled\"}").await, 1);
+    assert_eq!(router.metric("aip_requests_served_total{tier=\"max\"}").await, 4);
+    let mut chains = FallbackChainServiceClient::new(channel(&router.process.url("grpc")));
+    let stats = chains.get_fallback_chain_stats(GetFallbackChainStatsRequest::default()).await.unwrap();
+    assert!(stats.into_inner().stats.iter().all(|chain| chain.cancelled == 0));
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{AttemptOutcome, CacheMode, ChatRequest};
-use e2e::chat::{Client, ask, client, outcomes, question, served_by, text};
+use e2e::chat::{Client, ask, client, open, outcomes, question, served_by, text};
 use e2e::eventually;
+use e2e::metrics::Metrics;
 use e2e::sim::Sim;
 use e2e::suite::{Options, Suite, quick, start_all_in_one};
 use serde_json::json;
@@ -221,6 +222,49 @@ async fn every_kind_of_upstream_failure_falls_through_to_the_next_tier() {
         assert_eq!(served_by(&answer).tier, "ollama", "{fault}: {answer:?}");
         assert!(!answer.attempts[0].detail.is_empty(), "{fault}");
     }
+}
+
+#[tokio::test]
+async fn what_was_tried_for_a_client_that_went_away_is_counted_and_said() {
+    let suite = Suite::start().await;
+    suite.sim.fault("max", json!({"kind": "status", "status": 500})).await;
+    suite.sim.fault("ollama", json!({"kind": "hang"})).await;
+    for streamed in [false, true] {
+        let before = suite.sim.counter("ollama", "attempts").await;
+        let client = suite.client();
+        let mut asking = tokio::task::JoinSet::new();
+        asking.spawn(async move {
+            if streamed {
+                drop(open(&client, question("x")).await);
+            } else {
+                drop(ask(&client, "x").await);
+            }
+        });
+        suite.sim.wait_for("ollama", "attempts", before + 1).await;
+        asking.shutdown().await;
+    }
+    let counted = async |metric: &str, labels: &[&str]| {
+        Metrics::scrape(&suite.router, "admin").await.value(metric, labels)
+    };
+    eventually("two clients that went away", || async {
+        let cancelled = ["tier=\"ollama\"", "outcome=\"cancelled\""];
+        (counted("aip_tier_attempts_total", &cancelled).await > 1.5).then_some(())
+    })
+    .await;
+    let failed = counted("aip_tier_attempts_total", &["tier=\"max\"", "outcome=\"failure\""]).await;
+    let retried = counted("aip_retries_total", &["tier=\"max\""]).await;
+    // The breaker opens with the third failure.
+    assert_eq!((failed, retried), (3.0, 1.0));
+    let lines = eventually("a line for each", || async {
+        let lines = suite.router.logs().into_iter().filter(|line| line["message"] == "client went away");
+        Some(lines.collect::<Vec<_>>()).filter(|lines| lines.len() == 2)
+    })
+    .await;
+    let tried = lines[0]["tried"].as_str().unwrap_or_default();
+    assert!(
+        tried.starts_with("max failure (status 500), max again failure (status 500), ollama cancelled"),
+        "{tried}"
+    );
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aiplatform_proto::inference::v1 as wire;
-use resilience::{Attempt, AttemptOutcome, Deadline, Tier};
+use resilience::{Attempt, AttemptOutcome, Deadline, Tier, Trail};
 use tokio::time::Instant;
 
 use crate::answer::Answer;
@@ -95,11 +95,13 @@ impl Coalescer {
 
 impl Joined {
     /// The leader's answer, where there is one in time, or what the request's `own` walk comes to. That is not begun while
-    /// the leader's answer is waited for, and given up when that comes first.
+    /// the leader's answer is waited for, and given up when that comes first: the `trail` that it leaves is then said to be that of
+    /// a request which has its answer.
     pub(super) async fn or_own<T>(
         self,
         mut own: Pin<&mut impl Future<Output = T>>,
         metrics: &ChainMetrics,
+        trail: &Trail,
     ) -> Came<T> {
         let (mut follower, patience) = match self {
             Self::Alone => return Came::Own(own.await, None),
@@ -117,6 +119,7 @@ impl Joined {
             // A leader that ended without an answer has nothing to say any more.
             Some(landed) = follower.landed() => {
                 metrics.coalesced("beside");
+                trail.answered_elsewhere();
                 Came::Shared(landed)
             }
             came = own.as_mut() => {

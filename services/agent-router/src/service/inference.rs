@@ -8,7 +8,7 @@ use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::inference::v1::inference_service_server::InferenceService;
 use aiplatform_proto::time::to_proto_timestamp;
 use resilience::{
-    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, SkipReason, Tier, Walk,
+    Attempt, AttemptOutcome, Bulkhead, BulkheadPermit, ChainError, Deadline, SkipReason, Tier, Trail, Walk,
 };
 use service_kit::paging::page;
 use service_kit::status::Reason;
@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::coalesce::{Came, Coalescer, Joined};
 use super::convert;
+use super::given_up::GivenUp;
 use super::shared::{land, shared_answer, shared_stream};
 use super::size::MessageSize;
 use super::stream::{ResponseStream, Streamed, Successors};
@@ -243,6 +244,7 @@ impl Asked {
         &'a self,
         streaming: bool,
         exclude: &'a (dyn Fn(&Tier<Backend>) -> Option<&'static str> + Send + Sync),
+        trail: &'a Trail,
     ) -> Walk<'a, Backend> {
         let affinity = affinity::key(&self.chat, self.agent.affinity);
         Walk {
@@ -251,6 +253,7 @@ impl Asked {
             affinity,
             exclude,
             first: self.first(),
+            trail: Some(trail),
             ..Walk::new(self.deadline)
         }
     }
@@ -298,10 +301,18 @@ impl InferenceService for Inference {
         let ask = |backend: Arc<Backend>, deadline| async move {
             size.fits(backend.kind(), backend.chat(chat, key, deadline).await?)
         };
-        let own = pin!(asked.agent.chain.run(asked.walk(false, &exclude), ask));
-        let (served, lead) = match joined.or_own(own, &self.shared.metrics).await {
+        let metrics = &self.shared.metrics;
+        let given_up = GivenUp::new(&asked.agent.name, metrics);
+        let came = {
+            let own = pin!(asked.agent.chain.run(asked.walk(false, &exclude, given_up.trail()), ask));
+            joined.or_own(own, metrics, given_up.trail()).await
+        };
+        let own = given_up.for_another();
+        let (served, lead) = match came {
             Came::Own(served, lead) => (served, lead),
-            Came::Shared(landed) => return size.checked(shared_answer(&asked, &landed)).map(Response::new),
+            Came::Shared(landed) => {
+                return size.checked(shared_answer(&asked, &landed, own, metrics)).map(Response::new);
+            }
         };
         let served = served.map_err(|error| self.refused(&asked, error))?;
         self.tell(&asked, &served.attempts);
@@ -342,14 +353,17 @@ impl InferenceService for Inference {
         let exclude = asked.exclusion();
         let (chat, key) = (&asked.chat, asked.key);
         let ask = |backend: Arc<Backend>, deadline| async move { backend.open(chat, key, deadline).await };
+        let metrics = &self.shared.metrics;
+        let given_up = GivenUp::new(&asked.agent.name, metrics);
         let came = {
-            let own = pin!(asked.agent.chain.open(asked.walk(true, &exclude), ask));
-            joined.or_own(own, &self.shared.metrics).await
+            let own = pin!(asked.agent.chain.open(asked.walk(true, &exclude, given_up.trail()), ask));
+            joined.or_own(own, metrics, given_up.trail()).await
         };
+        let own = given_up.for_another();
         let (served, lead) = match came {
             Came::Own(served, lead) => (served, lead),
             Came::Shared(landed) => {
-                return Ok(Response::new(shared_stream(asked, &landed, &self.shared.metrics)));
+                return Ok(Response::new(shared_stream(asked, &landed, own, metrics)));
             }
         };
         let served = served.map_err(|error| self.refused(&asked, error))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aiplatform_proto::inference::v1 as wire;
 use aiplatform_proto::time::to_proto_timestamp;
-use resilience::Tier;
+use resilience::{Attempt, Tier};
 
 use super::coalesce::{Landed, Lead};
 use super::convert;
@@ -33,8 +33,14 @@ pub(super) fn land(
     }
 }
 
-/// The answer of an identical request that was under way.
-pub(super) fn shared_answer(asked: &Asked, landed: &Landed) -> wire::ChatResponse {
+/// The answer of an identical request that was under way. `own` are the attempts of its own that it gave up for that.
+pub(super) fn shared_answer(
+    asked: &Asked,
+    landed: &Landed,
+    own: Vec<Attempt>,
+    metrics: &ChainMetrics,
+) -> wire::ChatResponse {
+    let attempts = all_attempts(asked, landed, own, metrics);
     let Answer { message, finish_reason, usage, origin } = landed.answer.clone();
     wire::ChatResponse {
         id: new_id(),
@@ -44,14 +50,27 @@ pub(super) fn shared_answer(asked: &Asked, landed: &Landed) -> wire::ChatRespons
         finish_reason: finish_reason.into(),
         usage,
         served_by: Some(landed.served_by()),
-        attempts: convert::attempts(&[landed.attempt(asked.started)]),
+        attempts: convert::attempts(&attempts),
     }
 }
 
+/// What it says of how it came by its answer, which is counted.
+fn all_attempts(asked: &Asked, landed: &Landed, own: Vec<Attempt>, metrics: &ChainMetrics) -> Vec<Attempt> {
+    metrics.record_shared(&own, &landed.tier.name);
+    let mut attempts = own;
+    attempts.push(landed.attempt(asked.started));
+    attempts
+}
+
 /// The same as a stream, which keeps its place in the router to its end.
-pub(super) fn shared_stream(asked: Asked, landed: &Landed, metrics: &ChainMetrics) -> ResponseStream {
+pub(super) fn shared_stream(
+    asked: Asked,
+    landed: &Landed,
+    own: Vec<Attempt>,
+    metrics: &ChainMetrics,
+) -> ResponseStream {
     let answer = AnswerStream::from(landed.answer.clone());
-    let attempts = vec![landed.attempt(asked.started)];
+    let attempts = all_attempts(&asked, landed, own, metrics);
     let start = wire::StreamStart {
         id: new_id(),
         model: asked.agent.name.to_string(),

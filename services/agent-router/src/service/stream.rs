@@ -282,7 +282,8 @@ impl Driver {
         }
         let earlier = self.attempts.len();
         let (said, tokens) = (self.delivered.text(), self.delivered.tokens());
-        let successor = successors.next(&self.leg.tier.name, said, tokens, &mut self.attempts).await;
+        let tier = &self.leg.tier.name;
+        let successor = successors.next(tier, said, tokens, &mut self.attempts, &self.metrics).await;
         self.metrics.count(self.attempts.get(earlier..).unwrap_or_default());
         successor
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::trail::Trail;
+
 use crate::breaker::State;
 
 /// How an attempt ended.
@@ -22,7 +24,7 @@ pub enum AttemptOutcome {
     Overloaded,
     /// The backend is well and has no answer, like a cache without the entry.
     Miss,
-    /// It was given up, because another one that was made in parallel ended the walk.
+    /// It was given up: another one that was made in parallel ended the walk, or the walk was given up itself.
     Cancelled,
     /// It was not made.
     Skipped(SkipReason),
@@ -136,27 +138,37 @@ pub struct Attempt {
     pub cause: String,
 }
 
-/// An attempt under way.
+/// An attempt under way, by its number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun(u32);
+
 #[derive(Debug)]
-pub(super) struct Begun {
+struct UnderWay {
+    number: u32,
     attempt: Attempt,
     at: Instant,
 }
 
+/// The record of a walk. Dropped with the walk, it leaves what there is of it on the walk's trail.
 #[derive(Debug)]
-pub(super) struct AttemptLog {
+pub(super) struct AttemptLog<'a> {
     started: Instant,
     attempts: Vec<Attempt>,
     /// How many of them are an earlier walk's.
     earlier: usize,
+    /// A call, and its hedge at most.
+    under_way: Vec<UnderWay>,
+    /// The number of the next one.
+    next: u32,
+    trail: Option<&'a Trail>,
 }
 
-impl AttemptLog {
+impl<'a> AttemptLog<'a> {
     /// A record that goes on from that of an earlier walk.
-    pub(super) fn new(started: Instant, mut attempts: Vec<Attempt>) -> Self {
+    pub(super) fn new(started: Instant, mut attempts: Vec<Attempt>, trail: Option<&'a Trail>) -> Self {
         let earlier = attempts.len();
         attempts.reserve(4);
-        Self { started, attempts, earlier }
+        Self { started, attempts, earlier, under_way: Vec::with_capacity(2), next: 0, trail }
     }
 
     /// The attempts of this walk so far.
@@ -165,7 +177,7 @@ impl AttemptLog {
     }
 
     pub(super) fn begin(
-        &self,
+        &mut self,
         tier: &Arc<str>,
         backend: &str,
         breaker_state: Option<State>,
@@ -185,7 +197,10 @@ impl AttemptLog {
             detail: String::new(),
             cause: String::new(),
         };
-        Begun { attempt, at }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.under_way.push(UnderWay { number, attempt, at });
+        Begun(number)
     }
 
     pub(super) fn succeed(&mut self, begun: Begun) -> Duration {
@@ -199,18 +214,39 @@ impl AttemptLog {
         detail: String,
         cause: String,
     ) -> Duration {
-        let took = begun.at.elapsed();
-        self.attempts.push(Attempt { outcome, took, detail, cause, ..begun.attempt });
+        let Some(UnderWay { attempt, at, .. }) = self.ended(begun) else { return Duration::ZERO };
+        let took = at.elapsed();
+        self.attempts.push(Attempt { outcome, took, detail, cause, ..attempt });
         took
     }
 
     pub(super) fn skip(&mut self, begun: Begun, reason: SkipReason, detail: String) {
         let outcome = AttemptOutcome::Skipped(reason);
         let cause = detail.clone();
-        self.attempts.push(Attempt { outcome, detail, cause, ..begun.attempt });
+        let begun = self.ended(begun);
+        self.attempts.extend(begun.map(|begun| Attempt { outcome, detail, cause, ..begun.attempt }));
     }
 
-    pub(super) fn into_attempts(self) -> Vec<Attempt> {
-        self.attempts
+    fn ended(&mut self, begun: Begun) -> Option<UnderWay> {
+        let place = self.under_way.iter().position(|under_way| under_way.number == begun.0)?;
+        Some(self.under_way.remove(place))
+    }
+
+    pub(super) fn into_attempts(mut self) -> Vec<Attempt> {
+        self.trail = None;
+        std::mem::take(&mut self.attempts)
+    }
+}
+
+impl Drop for AttemptLog<'_> {
+    fn drop(&mut self) {
+        let Some(trail) = self.trail else { return };
+        let mut attempts = self.attempts.split_off(self.earlier);
+        attempts.extend(self.under_way.drain(..).map(|UnderWay { attempt, at, .. }| {
+            let words = "given up with the request".to_owned();
+            let (outcome, took) = (AttemptOutcome::Cancelled, at.elapsed());
+            Attempt { outcome, took, cause: words.clone(), detail: words, ..attempt }
+        }));
+        trail.leave(attempts);
     }
 }

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
 use super::attempt::{AttemptOutcome, SkipReason};
+use super::trail::Trail;
 
 /// How a chain did since it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,16 +243,17 @@ impl TierRecorder {
     }
 }
 
-/// Counts a walk exactly once, also when its future is dropped.
+/// Counts a walk exactly once, also when its future is dropped. One whose request was answered elsewhere is not counted.
 #[derive(Debug)]
 pub(super) struct WalkGuard<'a> {
     recorder: &'a Recorder,
+    trail: Option<&'a Trail>,
     finished: bool,
 }
 
 impl<'a> WalkGuard<'a> {
-    pub(super) fn new(recorder: &'a Recorder) -> Self {
-        Self { recorder, finished: false }
+    pub(super) fn new(recorder: &'a Recorder, trail: Option<&'a Trail>) -> Self {
+        Self { recorder, trail, finished: false }
     }
 
     pub(super) fn finish(mut self) {
@@ -261,6 +263,9 @@ impl<'a> WalkGuard<'a> {
 
 impl Drop for WalkGuard<'_> {
     fn drop(&mut self) {
+        if !self.finished && self.trail.is_some_and(Trail::is_answered) {
+            return;
+        }
         self.recorder.requests.fetch_add(1, Ordering::Relaxed);
         if !self.finished {
             self.recorder.cancelled.fetch_add(1, Ordering::Relaxed);

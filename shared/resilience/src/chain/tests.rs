@@ -7,6 +7,7 @@ mod pool;
 mod retry;
 mod silence;
 mod stream;
+mod trail;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

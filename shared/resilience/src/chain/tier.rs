@@ -11,6 +11,7 @@ use super::hedge::Hedge;
 use super::pool::{FixedPool, Pool};
 use super::rest::Rest;
 use super::silence::Silence;
+use super::trail::Trail;
 use crate::backoff::RetryPolicy;
 use crate::breaker::CircuitBreaker;
 use crate::bulkhead::Bulkhead;
@@ -156,6 +157,8 @@ pub struct Walk<'a, B> {
     /// What an earlier walk for the same request has done: this walk's record goes on from there. It is not counted
     /// again in the chain's statistics.
     pub attempts: Vec<Attempt>,
+    /// Where the walk leaves its attempts when it is dropped before its end. `None`, the default: nowhere.
+    pub trail: Option<&'a Trail>,
 }
 
 impl<B> Walk<'_, B> {
@@ -170,6 +173,7 @@ impl<B> Walk<'_, B> {
             skip_backend: &|_| None,
             first: None,
             attempts: Vec::new(),
+            trail: None,
         }
     }
 }

@@ -44,7 +44,7 @@ enum End<A, E> {
 pub(super) struct Walker<'a, B> {
     chain: &'a FallbackChain<B>,
     walk: &'a Walk<'a, B>,
-    log: AttemptLog,
+    log: AttemptLog<'a>,
     /// The soonest time at which a backend that could not answer wants to be asked again.
     retry_after: Option<Duration>,
     /// The lines of the tiers that were entered, or hedged to.
@@ -59,7 +59,7 @@ impl<'a, B: Backend> Walker<'a, B> {
     /// A walk that has not begun. `attempts` are those of an earlier walk.
     pub(super) fn new(chain: &'a FallbackChain<B>, walk: &'a Walk<'a, B>, attempts: Vec<Attempt>) -> Self {
         let lines = chain.tiers.iter().map(|_| None).collect();
-        let log = AttemptLog::new(walk.started, attempts);
+        let log = AttemptLog::new(walk.started, attempts, walk.trail);
         Self { chain, walk, log, retry_after: None, lines, outgrown: None, hurried: false }
     }
 

@@ -46,7 +46,7 @@ async fn follow(leader: Duration, lands: bool, own: Duration) -> (Came<()>, Dura
         }
     };
     let following = async {
-        let came = joined.or_own(pin!(async { sleep(own).await }), &metrics).await;
+        let came = joined.or_own(pin!(async { sleep(own).await }), &metrics, &Trail::new()).await;
         (came, began.elapsed())
     };
     tokio::join!(following, leading).0

@@ -39,7 +39,7 @@ async fn a_stream_of_anothers_answer_keeps_its_place_until_it_is_read() {
         },
         served_by: wire::ServedBy::default(),
     };
-    let mut stream = shared_stream(asked, &landed, &inference.shared.metrics);
+    let mut stream = shared_stream(asked, &landed, Vec::new(), &inference.shared.metrics);
     stream.next().await.unwrap().unwrap();
     assert_eq!(admit(&inference).err().unwrap().code(), tonic::Code::Unavailable);
     while stream.next().await.is_some() {}

@@ -16,6 +16,8 @@ use crate::agents::Agent;
 use crate::answer::AnswerStream;
 use crate::backend::{Backend, is_model};
 use crate::chat::Chat;
+use crate::metrics::ChainMetrics;
+use crate::service::given_up::GivenUp;
 use crate::service::told::summary;
 use crate::upstream::UpstreamError;
 
@@ -48,6 +50,7 @@ impl Successors {
         said: &str,
         tokens: u64,
         attempts: &mut Vec<Attempt>,
+        metrics: &ChainMetrics,
     ) -> Option<Successor> {
         let going_on = self.chat.going_on(said, tokens);
         let tiers = self.agent.chain.tiers();
@@ -72,12 +75,14 @@ impl Successors {
             called.contains(name).then_some("it was asked before")
         };
         let earlier = attempts.len();
+        let given_up = GivenUp::behind_answer(&self.agent.name, metrics);
         let walk = Walk {
             started: self.started,
             streaming: true,
             exclude: &exclude,
             skip_backend: &skip_backend,
             attempts: std::mem::take(attempts),
+            trail: Some(given_up.trail()),
             ..Walk::new(self.deadline)
         };
         let (chat, going_on) = (&self.chat, going_on.as_ref());

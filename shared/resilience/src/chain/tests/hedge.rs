@@ -5,7 +5,7 @@ const CANCELLED: AttemptOutcome = AttemptOutcome::Cancelled;
 const FAILURE: AttemptOutcome = AttemptOutcome::Failure;
 const SUCCESS: AttemptOutcome = AttemptOutcome::Success;
 
-fn hedging(name: &str, backends: Vec<Arc<Scripted>>) -> Tier<Scripted> {
+pub(super) fn hedging(name: &str, backends: Vec<Arc<Scripted>>) -> Tier<Scripted> {
     Tier {
         timeout: Some(ms(5000)),
         first_item_timeout: Some(ms(3000)),
@@ -16,11 +16,11 @@ fn hedging(name: &str, backends: Vec<Arc<Scripted>>) -> Tier<Scripted> {
     }
 }
 
-fn chain_of(tiers: Vec<Tier<Scripted>>) -> FallbackChain<Scripted> {
+pub(super) fn chain_of(tiers: Vec<Tier<Scripted>>) -> FallbackChain<Scripted> {
     FallbackChain::new(tiers.into_iter().map(Arc::new).collect())
 }
 
-fn slow(name: &'static str, wait: u64) -> Arc<Scripted> {
+pub(super) fn slow(name: &'static str, wait: u64) -> Arc<Scripted> {
     guarded(name, Script::Slow(wait), 9)
 }
 
