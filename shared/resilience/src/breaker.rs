@@ -10,6 +10,7 @@
 //!
 //! A [`Permit`] is the only way to record an outcome, and settles exactly once: by a method or by its drop.
 
+mod breaker_ref;
 mod call;
 mod config;
 mod events;
@@ -27,12 +28,14 @@ mod word;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
 use crate::backoff::{Randomness, SplitMix64};
 use crate::clock::Clock;
+pub use breaker_ref::BreakerRef;
 pub use call::CallFailed;
 pub use config::{
     AfterHalfOpen, CircuitBreakerConfig, CircuitBreakerConfigBuilder, InvalidConfig, Mode, OnDrop, OpenWait,
@@ -102,6 +105,8 @@ struct Inner {
     shared_feed: Option<Arc<Feed>>,
     /// Asked once ahead of each opening, never inside the lock.
     random: Arc<dyn Randomness>,
+    /// Handles that are [`BreakerRef`]s.
+    onlookers: AtomicUsize,
     rejections: Rejections,
 }
 
@@ -164,7 +169,8 @@ impl fmt::Debug for CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// How many events [`CircuitBreaker::history`] keeps.
+    /// How many events [`CircuitBreaker::history`] keeps. In a registry of very many breakers they are fewer: see
+    /// [`CircuitBreakerRegistry::EVENTS`](crate::CircuitBreakerRegistry::EVENTS).
     pub const HISTORY: usize = 256;
 
     /// A closed breaker, unless the configuration wants another state. The jitter of its waits comes from the system's
@@ -215,6 +221,7 @@ impl CircuitBreaker {
             feed: Feed::new(Self::HISTORY),
             shared_feed,
             random,
+            onlookers: AtomicUsize::new(0),
             rejections: Rejections::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -308,9 +315,9 @@ impl CircuitBreaker {
         self.inner.feed.watch()
     }
 
-    /// Whether somebody holds another handle of this breaker, or an owned permit.
-    pub(crate) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.inner) > 1
+    /// Keeps no more than these last events from now on.
+    pub(crate) fn bound_history(&self, events: usize) {
+        self.inner.feed.bound(events);
     }
 
     /// A number that grows with every call that was settled or rejected, and with every change of state.

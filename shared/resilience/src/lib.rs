@@ -43,10 +43,10 @@ pub use balance::{
     power_of_two_choices, put_off, stable_hash,
 };
 pub use breaker::{
-    AfterHalfOpen, BorrowedPermit, CallFailed, CallNotPermitted, CallReport, CallTotals, CircuitBreaker,
-    CircuitBreakerConfig, CircuitBreakerConfigBuilder, Event, EventKind, InvalidConfig, Mode, OnDrop,
-    OpenWait, Operator, Outcome, Outlook, Permit, RejectReason, Snapshot, State, Transition, TripReason,
-    Watched, Watcher, Window, WindowCounts,
+    AfterHalfOpen, BorrowedPermit, BreakerRef, CallFailed, CallNotPermitted, CallReport, CallTotals,
+    CircuitBreaker, CircuitBreakerConfig, CircuitBreakerConfigBuilder, Event, EventKind, InvalidConfig, Mode,
+    OnDrop, OpenWait, Operator, Outcome, Outlook, Permit, RejectReason, Snapshot, State, Transition,
+    TripReason, Watched, Watcher, Window, WindowCounts,
 };
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadFull, BulkheadPermit, BulkheadSnapshot};
 pub use chain::{

@@ -3,7 +3,13 @@
 //! A registry hands out one breaker for each name, from shared defaults and the exceptions to them. It is bounded: names that
 //! come from outside, such as a host or a tenant, must not be able to fill the memory. What makes room is idleness, never
 //! age: a breaker that somebody holds, that an operator holds, or that still waits for its probe is not given up, because its
-//! state would be lost.
+//! state would be lost. What only looks at all breakers ([`CircuitBreakerRegistry::all`]) holds none.
+//!
+//! What is remembered of breakers is bounded together ([`CircuitBreakerRegistry::EVENTS`]): few breakers have long histories,
+//! many have short ones. Whoever makes up names cannot have both.
+//!
+//! A look for idle breakers walks through all of them. It is made at most once in [`LOOK_AGAIN`], or every name that is refused
+//! would cost as much, with all look-ups shut out meanwhile.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -15,7 +21,7 @@ use parking_lot::RwLock;
 use thiserror::Error;
 
 use crate::backoff::{Randomness, SplitMix64};
-use crate::breaker::{CircuitBreaker, CircuitBreakerConfig, Feed, Watcher};
+use crate::breaker::{BreakerRef, CircuitBreaker, CircuitBreakerConfig, Feed, Watcher};
 use crate::clock::Clock;
 
 /// A registry did not give a breaker.
@@ -39,6 +45,9 @@ pub enum RegistryError {
 
 /// The error of [`CircuitBreakerRegistry::get_or_create`].
 pub type ConfigMismatch = RegistryError;
+
+/// How long nobody looks for idle breakers after somebody has.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Builds a [`CircuitBreakerRegistry`].
 #[derive(Debug)]
@@ -88,7 +97,7 @@ impl CircuitBreakerRegistryBuilder {
     pub fn build(self) -> CircuitBreakerRegistry {
         CircuitBreakerRegistry {
             settings: self,
-            breakers: RwLock::default(),
+            breakers: RwLock::new(Breakers::new()),
             feed: Feed::new(CircuitBreakerRegistry::HISTORY),
         }
     }
@@ -110,33 +119,65 @@ struct Look {
     since: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Breakers {
     table: HashTable<Entry>,
     /// Keyed at random: names may come from outside.
     hashes: RandomState,
+    /// How many events each of them keeps.
+    history: usize,
+    /// When somebody may look for idle ones again.
+    look_again: Duration,
 }
 
 impl Breakers {
+    fn new() -> Self {
+        let (table, hashes) = (HashTable::new(), RandomState::new());
+        Self { table, hashes, history: CircuitBreaker::HISTORY, look_again: Duration::ZERO }
+    }
+
     fn get(&self, name: &str) -> Option<CircuitBreaker> {
         let entry = self.table.find(self.hashes.hash_one(name), |entry| entry.breaker.is_named(name));
         entry.map(|entry| entry.breaker.clone())
     }
 
     fn insert(&mut self, entry: Entry) {
-        let Self { table, hashes } = self;
+        entry.breaker.bound_history(self.history);
+        let Self { table, hashes, .. } = self;
         let hash_of = |entry: &Entry| hashes.hash_one(entry.breaker.name());
         table.insert_unique(hash_of(&entry), entry, hash_of);
+        let history = history_among(self.table.len());
+        if history < self.history {
+            self.bound_histories(history);
+        }
+    }
+
+    /// Some were removed. Histories grow again when only half as many breakers are left as they would do for, so that no
+    /// coming and going at the edge walks through all of them each time.
+    fn make_use_of_room(&mut self) {
+        let history = history_among(self.table.len().saturating_mul(2));
+        if history > self.history {
+            self.bound_histories(history);
+        }
+    }
+
+    fn bound_histories(&mut self, history: usize) {
+        self.history = history;
+        self.table.iter().for_each(|entry| entry.breaker.bound_history(history));
     }
 
     fn remove(&mut self, name: &str) -> Option<CircuitBreaker> {
         let found = self.table.find_entry(self.hashes.hash_one(name), |entry| entry.breaker.is_named(name));
-        found.ok().map(|found| found.remove().0.breaker)
+        let removed = found.ok()?.remove().0.breaker;
+        self.make_use_of_room();
+        Some(removed)
     }
+}
 
-    fn handles(&self) -> Vec<CircuitBreaker> {
-        self.table.iter().map(|entry| entry.breaker.clone()).collect()
-    }
+/// How many events each of so many breakers keeps.
+fn history_among(breakers: usize) -> usize {
+    let share = CircuitBreakerRegistry::EVENTS / breakers.checked_next_power_of_two().unwrap_or(usize::MAX);
+    share.clamp(1, CircuitBreaker::HISTORY)
 }
 
 /// Holds circuit breakers by name, all on one clock.
@@ -148,8 +189,14 @@ pub struct CircuitBreakerRegistry {
 }
 
 impl CircuitBreakerRegistry {
-    /// The most breakers that a registry holds unless it is told otherwise. At about a kilobyte each, some ten megabytes.
+    /// The most breakers that a registry holds unless it is told otherwise. With windows of up to 128 calls these take 14
+    /// megabytes when they are new and some 40 at most, whatever happens to them; a test holds both. Longer windows come
+    /// on top, and so do operators' words (see [`Operator`](crate::Operator)) and names of more than some tens of bytes.
     pub const DEFAULT_LIMIT: usize = 10_000;
+
+    /// The most events that the histories of all its breakers keep together. Up to 1024 breakers have
+    /// [`CircuitBreaker::HISTORY`] each, twice as many half as much, and so on: among ten thousand, each keeps its last 16.
+    pub const EVENTS: usize = 1 << 18;
 
     /// How long nothing must have happened to a breaker before it may be given up, unless the registry is told otherwise.
     pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(3600);
@@ -213,9 +260,9 @@ impl CircuitBreakerRegistry {
         self.breakers.read().get(name)
     }
 
-    /// All breakers, by name.
-    pub fn all(&self) -> Vec<CircuitBreaker> {
-        let mut all: Vec<_> = self.handles();
+    /// All breakers, by name, to be looked at: as a [`BreakerRef`] each, which keeps none from being given up when it is idle.
+    pub fn all(&self) -> Vec<BreakerRef> {
+        let mut all = self.refs();
         all.sort_unstable_by(|one, other| one.name().cmp(other.name()));
         all
     }
@@ -236,18 +283,20 @@ impl CircuitBreakerRegistry {
     }
 
     /// Removes the breakers to which nothing has happened for long enough, and says how many. A breaker that somebody holds
-    /// stays, and so does one whose state an operator or the configuration holds, and one that is still in its open wait.
+    /// stays, and so does one whose state an operator wanted, and one that is still in its open wait. A state that the
+    /// configuration wants is no reason: the next breaker of the name has it too.
     ///
     /// It learns of activity by looking: the first look at a breaker starts its time. A registry that nobody asks to do this
-    /// does it when it is full.
+    /// does it when it is full, at most once a second.
     pub fn evict_idle(&self) -> usize {
-        self.evict(&mut self.breakers.write())
+        let now = self.settings.clock.now();
+        self.evict(&mut self.breakers.write(), now)
     }
 
     /// Does for all breakers what time alone brings about: [`CircuitBreaker::tick`]. Says in how long there will be
     /// something to do again, as things stand.
     pub fn tick(&self) -> Option<Duration> {
-        self.handles().iter().filter_map(CircuitBreaker::tick).min()
+        self.refs().iter().filter_map(|breaker| breaker.tick()).min()
     }
 
     /// Sees the events of all breakers, those of later ones included, from now on.
@@ -256,21 +305,20 @@ impl CircuitBreakerRegistry {
     }
 
     /// All breakers, in no order.
-    fn handles(&self) -> Vec<CircuitBreaker> {
-        self.breakers.read().handles()
+    fn refs(&self) -> Vec<BreakerRef> {
+        self.breakers.read().table.iter().map(|entry| BreakerRef::new(&entry.breaker)).collect()
     }
 
     fn create(&self, name: &str, config: Arc<CircuitBreakerConfig>) -> Result<CircuitBreaker, RegistryError> {
-        let mut breakers = self.breakers.write();
-        // Somebody may have made it since it was looked for.
-        if let Some(breaker) = breakers.get(name) {
-            return Ok(breaker);
+        let CircuitBreakerRegistryBuilder { clock, random, limit, idle_after, .. } = &self.settings;
+        let now = clock.now();
+        let full = || RegistryError::Full { name: name.to_owned(), limit: *limit };
+        let is_full = |breakers: &Breakers| breakers.table.len() >= *limit;
+        let is_over = |breakers: &Breakers| is_full(breakers) && now < breakers.look_again;
+        if is_over(&self.breakers.read()) {
+            return Err(full());
         }
-        let limit = self.settings.limit;
-        if breakers.table.len() >= limit && self.evict(&mut breakers) == 0 {
-            return Err(RegistryError::Full { name: name.to_owned(), limit });
-        }
-        let CircuitBreakerRegistryBuilder { clock, random, .. } = &self.settings;
+        // Before the lock: clock and randomness are the caller's code.
         let breaker = CircuitBreaker::with_feed(
             name,
             config,
@@ -278,13 +326,26 @@ impl CircuitBreakerRegistry {
             Arc::clone(random),
             Arc::clone(&self.feed),
         );
-        let look = Look { activity: breaker.activity(), since: clock.now() };
+        let mut breakers = self.breakers.write();
+        // Somebody may have made it since it was looked for.
+        if let Some(breaker) = breakers.get(name) {
+            return Ok(breaker);
+        }
+        if is_over(&breakers) {
+            return Err(full());
+        }
+        if is_full(&breakers) {
+            breakers.look_again = now.saturating_add(LOOK_AGAIN.min(*idle_after));
+            if self.evict(&mut breakers, now) == 0 {
+                return Err(full());
+            }
+        }
+        let look = Look { activity: breaker.activity(), since: now };
         breakers.insert(Entry { breaker: breaker.clone(), look: Box::new(look) });
         Ok(breaker)
     }
 
-    fn evict(&self, breakers: &mut Breakers) -> usize {
-        let now = self.settings.clock.now();
+    fn evict(&self, breakers: &mut Breakers, now: Duration) -> usize {
         let before = breakers.table.len();
         breakers.table.retain(|Entry { breaker, look }| {
             let activity = breaker.activity();
@@ -294,6 +355,7 @@ impl CircuitBreakerRegistry {
             let idle = now.saturating_sub(look.since) >= self.settings.idle_after;
             !idle || breaker.is_shared() || breaker.is_held() || breaker.is_waiting()
         });
+        breakers.make_use_of_room();
         before - breakers.table.len()
     }
 }

@@ -12,13 +12,27 @@ use tokio::sync::Notify;
 use super::state::{State, TripReason};
 use super::sync::{AtomicBool, Mutex, Ordering};
 
-/// Who did something, and why.
+/// Who did something, and why. Events are kept, so that both are cut to [`Operator::MAX_BYTES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     /// Who, such as a person or a replica.
     pub actor: Arc<str>,
     /// Why, in their words.
     pub reason: Arc<str>,
+}
+
+impl Operator {
+    /// What an event keeps of an actor or a reason at most, in bytes: whole characters of it.
+    pub const MAX_BYTES: usize = 256;
+
+    pub(super) fn new(actor: &str, reason: &str) -> Self {
+        Self { actor: cut(actor).into(), reason: cut(reason).into() }
+    }
+}
+
+fn cut(words: &str) -> &str {
+    let longest = Operator::MAX_BYTES.min(words.len());
+    (0..=longest).rev().find_map(|end| words.get(..end)).unwrap_or_default()
 }
 
 /// What happened.
@@ -117,11 +131,22 @@ impl Feed {
     /// keeps the events in order.
     pub(super) fn push(&self, event: Event) {
         let mut ring = self.ring.lock();
-        if ring.events.len() == ring.capacity {
+        if ring.events.len() >= ring.capacity {
             ring.events.pop_front();
         }
         ring.events.push_back(event);
         ring.pushed += 1;
+    }
+
+    /// Keeps so many events from now on, and forgets the older ones.
+    pub(super) fn bound(&self, capacity: usize) {
+        let mut ring = self.ring.lock();
+        ring.capacity = capacity;
+        let surplus = ring.events.len().saturating_sub(capacity);
+        if surplus > 0 {
+            ring.events.drain(..surplus);
+            ring.events.shrink_to_fit();
+        }
     }
 
     /// Wakes those who wait. To be called after the breaker's lock is gone.

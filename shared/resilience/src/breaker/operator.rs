@@ -51,7 +51,7 @@ impl CircuitBreaker {
     /// Thresholds apply from the next outcome; an open wait or a ramp under way stays as it is. A new window is empty, and
     /// nothing else is lost by it: not the run of failures, not what a backend asked for.
     pub fn reconfigure(&self, config: CircuitBreakerConfig, actor: &str, reason: &str) -> bool {
-        let by = operator(actor, reason);
+        let by = Operator::new(actor, reason);
         let inner = &*self.inner;
         let now = self.now();
         let mut guarded = inner.guarded.0.lock();
@@ -69,7 +69,7 @@ impl CircuitBreaker {
         reconfigured.new_window
     }
 
-    /// Whether an operator or the configuration holds the state.
+    /// Whether its state is an operator's, and not one that the configuration leads to.
     pub(crate) fn is_held(&self) -> bool {
         self.inner.guarded.0.lock().rules.is_held()
     }
@@ -81,7 +81,7 @@ impl CircuitBreaker {
     }
 
     pub(super) fn command(&self, command: Command, actor: &str, reason: &str) {
-        let by = operator(actor, reason);
+        let by = Operator::new(actor, reason);
         let inner = &*self.inner;
         let now = self.now();
         let mut guarded = inner.guarded.0.lock();
@@ -108,10 +108,6 @@ impl CircuitBreaker {
         }
         self.tell(&changes);
     }
-}
-
-fn operator(actor: &str, reason: &str) -> Operator {
-    Operator { actor: actor.into(), reason: reason.into() }
 }
 
 fn reset(change: &Change, by: &Operator) -> EventKind {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::breaker::{EventKind, State, Watched};
+use crate::breaker::{EventKind, Mode, State, Watched};
 use crate::clock::ManualClock;
 
 const WAIT: Duration = Duration::from_secs(1);
@@ -173,4 +173,104 @@ fn names_of_any_length_are_told_apart() {
         assert_eq!(registry.remove(name).unwrap().name(), name);
         assert!(registry.get(name).is_none());
     }
+}
+
+#[test]
+fn a_state_that_the_configuration_wants_keeps_no_breaker_from_being_given_up() {
+    for mode in [Mode::MetricsOnly, Mode::Disabled, Mode::ForcedOpen] {
+        let clock = ManualClock::new();
+        let config = CircuitBreakerConfig::builder().mode(mode).build().unwrap();
+        let builder = CircuitBreakerRegistry::builder(Arc::new(clock.clone())).defaults(config);
+        let registry = builder.limit(3).idle_after(IDLE).build();
+        for name in ["a", "b", "c"] {
+            registry.breaker(name).unwrap();
+        }
+        registry.breaker("b").unwrap().close("ann", "no, let it work");
+        registry.breaker("c").unwrap().open("ann", "and this one");
+        clock.advance(IDLE);
+        registry.evict_idle();
+        clock.advance(IDLE);
+        registry.evict_idle();
+        let left: Vec<_> = registry.all().iter().map(|breaker| breaker.name().to_owned()).collect();
+        assert_eq!(left, ["b", "c"], "an operator's state would be lost");
+        assert!(registry.breaker("new").is_ok());
+    }
+}
+
+#[test]
+fn who_only_looks_at_all_breakers_holds_none() {
+    let (registry, clock) = registry(2);
+    let held = registry.breaker("held").unwrap();
+    registry.breaker("idle").unwrap();
+    clock.advance(IDLE);
+    let (one, other) = (registry.all(), registry.all());
+    assert!(registry.breaker("new").is_ok());
+    let left: Vec<_> = registry.all().iter().map(|breaker| breaker.name().to_owned()).collect();
+    assert_eq!(left, ["held", "new"]);
+    drop((held, other));
+    let held = CircuitBreaker::clone(&one[0]);
+    assert_eq!(held.name(), "held");
+    drop(one);
+    clock.advance(IDLE);
+    registry.evict_idle();
+    assert!(registry.get("held").is_some(), "a handle of one's own is one wherever it comes from");
+    drop(held);
+    assert_eq!((registry.evict_idle(), registry.len()), (1, 0));
+}
+
+#[test]
+fn a_full_registry_looks_for_idle_breakers_at_most_once_a_second() {
+    let (registry, clock) = registry(1);
+    let held = registry.breaker("held").unwrap();
+    clock.advance(IDLE);
+    assert!(registry.breaker("new").is_err());
+    drop(held);
+    clock.advance(LOOK_AGAIN / 2);
+    assert!(registry.breaker("new").is_err(), "nobody has looked again");
+    clock.advance(LOOK_AGAIN / 2);
+    assert!(registry.breaker("new").is_ok());
+    assert_eq!(registry.remove("new").map(|removed| removed.name().to_owned()), Some("new".into()));
+    assert!(registry.breaker("other").is_ok(), "where there is room nobody has to look");
+}
+
+#[test]
+fn nobody_waits_longer_to_look_again_than_for_a_breaker_to_be_idle() {
+    let clock = ManualClock::new();
+    let builder = CircuitBreakerRegistry::builder(Arc::new(clock.clone())).limit(1);
+    let registry = builder.idle_after(Duration::ZERO).build();
+    for name in ["a", "b", "c"] {
+        assert!(registry.breaker(name).is_ok());
+    }
+}
+
+#[test]
+fn few_breakers_have_long_histories_and_many_have_short_ones() {
+    let shares = [(0, 256), (1, 256), (1024, 256), (1025, 128), (2048, 128), (10_000, 16), (usize::MAX, 1)];
+    for (breakers, events) in shares {
+        assert_eq!(history_among(breakers), events, "{breakers}");
+        assert!(breakers.saturating_mul(events) <= CircuitBreakerRegistry::EVENTS || events == 1);
+    }
+    let (registry, _) = registry(10_000);
+    let history = |name: &str| registry.get(name).unwrap().history();
+    let eventful = |name: &str| {
+        let breaker = registry.breaker(name).unwrap();
+        (0..300).for_each(|_| breaker.reset("test", ""));
+    };
+    let name = |number: usize| format!("n{number}");
+    (1..=1024).for_each(|number| drop(registry.breaker(&name(number))));
+    eventful("n1");
+    assert_eq!(history("n1").len(), 256);
+
+    eventful("n1025");
+    assert_eq!((history("n1").len(), history("n1025").len()), (128, 128));
+    assert_eq!((history("n1")[0].sequence, history("n1")[127].sequence), (173, 300), "the last ones");
+    eventful("n1026");
+    assert_eq!(history("n1026").len(), 128);
+
+    (513..=1024).for_each(|number| drop(registry.remove(&name(number))));
+    eventful("n1");
+    assert_eq!(history("n1").len(), 128, "514 are left");
+    drop((registry.remove("n2"), registry.remove("n3")));
+    eventful("n1");
+    assert_eq!(history("n1").len(), 256, "512 are");
 }

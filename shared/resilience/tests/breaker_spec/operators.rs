@@ -30,6 +30,18 @@ fn each_operation_is_an_event_with_the_actor_and_the_reason() {
 }
 
 #[test]
+fn what_an_event_keeps_of_an_operators_words_is_bounded_and_ends_with_a_whole_character() {
+    let rig = Rig::new(small());
+    let (actor, reason) = ("a".repeat(256), format!("r{}", "é".repeat(1000)));
+    rig.breaker.reset(&actor, &reason);
+    let Some(EventKind::Reset { by, .. }) = rig.breaker.history().pop().map(|event| event.kind) else {
+        panic!("a reset")
+    };
+    assert_eq!((&*by.actor, &*by.reason), (&*actor, &*format!("r{}", "é".repeat(127))));
+    assert_eq!(by.reason.len(), Operator::MAX_BYTES - 1);
+}
+
+#[test]
 fn a_reset_is_an_event_of_its_own() {
     let rig = Rig::open(small());
     rig.breaker.reset("ann", "fixed");

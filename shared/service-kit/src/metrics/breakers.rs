@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use resilience::{CircuitBreaker, CircuitBreakerRegistry, Snapshot, State};
+use resilience::{BreakerRef, CircuitBreakerRegistry, Snapshot, State};
 
 use super::collect::{counters, gauges};
 
@@ -15,8 +15,15 @@ pub struct BreakerCollector(pub Arc<CircuitBreakerRegistry>);
 
 impl Collector for BreakerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let breakers: Vec<(CircuitBreaker, Snapshot)> =
-            self.0.all().into_iter().map(|breaker| (breaker.clone(), breaker.snapshot())).collect();
+        let breakers: Vec<(BreakerRef, Snapshot)> = self
+            .0
+            .all()
+            .into_iter()
+            .map(|breaker| {
+                let snapshot = breaker.snapshot();
+                (breaker, snapshot)
+            })
+            .collect();
         let each = || breakers.iter().map(|(breaker, snapshot)| (breaker.name(), snapshot));
 
         let states = each().flat_map(|(name, snapshot)| {

@@ -51,7 +51,7 @@ async fn every_address_of_a_name_is_a_router_and_those_that_stay_keep_what_they_
     let after = routers.pool.members();
     assert!(Arc::ptr_eq(&before[1], &after[0]));
     let breakers = routers.breakers().all();
-    let names: Vec<&str> = breakers.iter().map(resilience::CircuitBreaker::name).collect();
+    let names: Vec<&str> = breakers.iter().map(|breaker| breaker.name()).collect();
     assert_eq!(names, ["routers:50052@10.0.0.2", "routers:50052@10.0.0.3"]);
 }
 

@@ -104,9 +104,13 @@ impl Rules {
         self.enter(now, phase, reason, None);
     }
 
-    /// Whether an operator or the configuration holds the state.
+    /// Whether the state is an operator's, and not one that the configuration leads to.
     pub(in crate::breaker) fn is_held(&self) -> bool {
-        self.config.mode() != Mode::Normal
-            || matches!(self.state(), State::ForcedOpen | State::Disabled | State::MetricsOnly)
+        match self.config.mode() {
+            Mode::Normal => !matches!(self.state(), State::Closed | State::Open | State::HalfOpen),
+            mode @ (Mode::ForcedOpen | Mode::Disabled | Mode::MetricsOnly) => {
+                self.state() != Phase::of_mode(mode).state()
+            }
+        }
     }
 }
