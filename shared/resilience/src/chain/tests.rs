@@ -279,7 +279,7 @@ async fn where_time_is_short_the_first_tier_has_what_a_call_needs_before_a_later
         let (one, two) = (backend("a", first), backend("b", Script::Answer));
         FallbackChain::new(vec![tier("one", vec![one]), tier("two", vec![two]), Arc::new(message)])
     };
-    for timeout in [110, 190, 210] {
+    for timeout in [110, 150, 190, 210] {
         let served = tiers(Script::Slow(90)).run(walk(ms(timeout)), play).await.unwrap();
         assert_eq!((served.answer, served.attempts.len()), ("a", 1), "{timeout}");
     }

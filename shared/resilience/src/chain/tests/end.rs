@@ -38,3 +38,26 @@ async fn a_call_that_the_backend_has_ended_breaks_its_silence_unless_it_may_not_
         assert_eq!(hanging.breaker().unwrap().snapshot().totals.failure, failures, "{end:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_given_too_little_time_names_the_deadline_whatever_comes_after_it() {
+    let last = Tier { reserve: ms(500), ..Tier::new("last", vec![backend("b", Script::Fail)]) };
+    let chain = FallbackChain::new(vec![tier("one", vec![backend("a", Script::Hang)]), Arc::new(last)]);
+    let error = chain.run(walk(ms(2000)), play).await.unwrap_err();
+    let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
+    assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Timeout), ("b", AttemptOutcome::Failure)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tier_whose_own_limit_is_less_than_what_a_call_needs_is_passed_over() {
+    for (timeout, answer) in [(99, "m"), (100, "a"), (105, "a")] {
+        let limited = Tier {
+            timeout: Some(ms(timeout)),
+            minimum: ms(100),
+            ..Tier::new("one", vec![backend("a", Script::Answer)])
+        };
+        let last = Tier { reserve: ms(10), ..Tier::new("last", vec![backend("m", Script::Answer)]) };
+        let chain = FallbackChain::new(vec![Arc::new(limited), Arc::new(last)]);
+        assert_eq!(chain.run(walk(ms(1000)), play).await.unwrap().answer, answer, "{timeout}");
+    }
+}

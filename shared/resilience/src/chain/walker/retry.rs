@@ -83,8 +83,7 @@ impl<B: Backend> Walker<'_, B> {
 
     /// Whether a turn draws on the budget: each retry, and each failover after a call that reached its backend.
     pub(super) fn costs(&mut self, index: usize, turn: &Turn<B>) -> bool {
-        let line = self.line(index);
-        let is_extra = turn.again.is_some() || (line.calls > 0 && line.failover_costs);
+        let is_extra = turn.again.is_some() || self.line(index).failover_costs;
         // One whose breaker is open is not called, and costs nothing.
         is_extra && !is_open(&turn.backend)
     }
