@@ -20,6 +20,8 @@ async fn a_walk_that_is_dropped_leaves_every_attempt() {
         outcomes(&attempts),
         [("a", AttemptOutcome::Failure, 0), ("b", AttemptOutcome::Cancelled, 300)]
     );
+    let words = "given up with the request";
+    assert_eq!((&*attempts[1].detail, &*attempts[1].cause), (words, words));
     assert_eq!((chain.stats().requests, chain.stats().cancelled), (1, 1));
     assert!(trail.take().is_empty());
 }
