@@ -94,6 +94,17 @@ impl Backend {
         }
     }
 
+    /// Has the server load the model, where it is of a kind that loads models when they are asked for, and waits until it has.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn load_model(&self) -> Result<(), UpstreamError> {
+        match &self.target {
+            Target::Ollama(server) => server.load().await,
+            Target::OpenAi(_) | Target::Cache(_) | Target::Message(_) => Ok(()),
+        }
+    }
+
     /// What it is.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -26,7 +26,7 @@ use service_kit::tls::TlsConfig;
 use crate::settings::Settings;
 pub use breaker::BreakerConfig;
 pub use cache::{AgentCacheConfig, CacheConfig, CacheMode};
-pub use pool::{Affinity, ConcurrencyConfig, DnsConfig, HealthCheckConfig};
+pub use pool::{Affinity, ConcurrencyConfig, DnsConfig, HealthCheckConfig, PreloadConfig};
 pub use sampling::SamplingConfig;
 pub use stream::{MidStream, PrefixStyle};
 
@@ -195,6 +195,8 @@ pub struct TierConfig {
     pub dns: Option<DnsConfig>,
     /// How its servers are checked while their breakers are open (openai, ollama).
     pub health_check: Option<HealthCheckConfig>,
+    /// How its servers are told to load their model before a request needs it (ollama).
+    pub preload: Option<PreloadConfig>,
     /// The most calls that one request makes here, retries and other backends included (openai, ollama). Unset: 2.
     #[serde(deserialize_with = "value_or_text")]
     pub attempts: Option<u32>,

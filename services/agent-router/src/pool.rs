@@ -11,17 +11,20 @@
 //! * **Those that do not** come last: a request that is answered before does not hear of them, and one that is not lists
 //!   them all.
 //!
-//! Who belongs to a pool follows the names of its endpoints ([`dns`]); [`probe`] looks after those whose breakers are open.
+//! Who belongs to a pool follows the names of its endpoints ([`dns`]); [`probe`] looks after those whose breakers are open, and
+//! [`preload`] has them load their models.
 
 pub(crate) mod affinity;
 pub mod dns;
 pub(crate) mod make;
+pub mod preload;
 pub mod probe;
 pub(crate) mod rests;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use resilience::{
@@ -113,6 +116,11 @@ impl EndpointPool {
     /// How backends are checked while their breakers are open, if they are.
     pub fn health_check(&self) -> Option<&HealthCheck> {
         self.settings.health_check.as_ref()
+    }
+
+    /// How long its servers may take to load the model before a request needs it, if they are to do that.
+    pub fn preload(&self) -> Option<Duration> {
+        self.settings.preload
     }
 
     /// The names to follow, with the number of their endpoint. None where names are left to the connections.

@@ -35,7 +35,7 @@ use crate::backend::kind_of;
 use crate::cache::{AnswerCache, Upkeep};
 use crate::config::{Config, Kind};
 use crate::metrics::{CacheMetrics, ChainMetrics, PoolMetrics, TierCollector};
-use crate::pool::{EndpointPool, dns, probe};
+use crate::pool::{EndpointPool, dns, preload, probe};
 use crate::reload::RouterReload;
 use crate::service::{FallbackChains, Inference};
 use crate::settings::Settings;
@@ -140,6 +140,7 @@ impl Service for AgentRouter {
             dns::follow(agents, breakers, resolver, Arc::clone(&randomness), pool_metrics.clone(), stop)
         });
         background.spawn(|stop| reload.tls.warn_of_expiry(SystemTime::now, stop));
+        background.spawn(|stop| preload::watch(agents.clone(), pool_metrics.clone(), stop));
         background.spawn(|stop| probe::watch(agents.clone(), randomness, pool_metrics, stop));
         background.spawn(|stop| watch_dependencies(health.clone(), agents.clone(), stop));
         let (cache, upkeep) = cache.unzip();

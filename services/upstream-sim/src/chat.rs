@@ -15,7 +15,7 @@ use crate::attempts::{AttemptGuard, End};
 use crate::body::{ScriptBody, Step};
 use crate::conn::{Conn, Killed};
 use crate::fault::{Fault, RequestTraits, is_html};
-use crate::ollama::load_for_chat;
+use crate::ollama::{self, load_for_chat};
 use crate::protocol::{AnswerHead, Asked, ChatCall, ErrorReply, Protocol, protocol};
 use crate::script;
 use crate::upstream::{Upstream, UpstreamKind};
@@ -35,6 +35,14 @@ pub(crate) async fn serve(
     let (parts, body) = request.into_parts();
     if parts.method != Method::POST || parts.uri.path() != protocol.chat_path() {
         upstream.attempts.count_other_request();
+        if upstream.kind == UpstreamKind::Ollama
+            && parts.method == Method::POST
+            && parts.uri.path() == "/api/generate"
+        {
+            let body = Limited::new(body, MAX_REQUEST_BYTES).collect().await;
+            let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            return Ok(ollama::generate(&upstream, &body).await);
+        }
         return Ok(protocol.other(&upstream, &parts.method, parts.uri.path()));
     }
     let attempt = begin(&upstream, &conn, &parts);
@@ -70,7 +78,9 @@ impl Exchange<'_> {
         let asked = self.protocol.read_chat(self.upstream, body);
         let traits = match &asked {
             Asked::Chat(call) => RequestTraits { answerable: true, has_prefix: call.has_prefix() },
-            Asked::Reply(_) | Asked::Refused(_) => RequestTraits { answerable: false, has_prefix: false },
+            Asked::Load(..) | Asked::Reply(_) | Asked::Refused(_) => {
+                RequestTraits { answerable: false, has_prefix: false }
+            }
         };
         let fault = self.upstream.strike(traits);
         if let Some(fault) = &fault {
@@ -107,7 +117,9 @@ impl Exchange<'_> {
             Fault::ContentPolicy => self.protocol.content_policy(),
             Fault::ModelNotFound => match asked {
                 Asked::Chat(call) => self.protocol.model_not_found(&call.model),
-                Asked::Reply(_) | Asked::Refused(_) => self.protocol.model_not_found("unknown"),
+                Asked::Load(..) | Asked::Reply(_) | Asked::Refused(_) => {
+                    self.protocol.model_not_found("unknown")
+                }
             },
             Fault::RejectPrefix => self.protocol.prefix_refused(),
             Fault::ErrorEvent { message, .. } => match asked {
@@ -115,7 +127,7 @@ impl Exchange<'_> {
                     let usual = || self.protocol.usual_message(500);
                     ErrorReply::new(500, message.clone().unwrap_or_else(usual))
                 }
-                Asked::Chat(_) | Asked::Reply(_) | Asked::Refused(_) => return None,
+                Asked::Chat(_) | Asked::Load(..) | Asked::Reply(_) | Asked::Refused(_) => return None,
             },
             Fault::Down
             | Fault::Reset
@@ -175,10 +187,19 @@ impl Exchange<'_> {
             let page = Bytes::from_static(PROXY_PAGE.as_bytes());
             return self.whole(StatusCode::OK, content_type, page, end);
         }
+        if let Asked::Chat(call) = &asked
+            && self.upstream.kind == UpstreamKind::Ollama
+        {
+            ollama::loading_for_chat(self.upstream, &call.model).await;
+        }
+        if let Asked::Load(model, _) = &asked {
+            self.upstream.loading(model).await;
+            self.upstream.load(model);
+        }
         match asked {
             Asked::Chat(call) if call.stream => self.give_stream(&call, fault.as_ref(), end),
             Asked::Chat(call) => self.give_unary(&call, fault.as_ref(), end).await,
-            Asked::Reply(body) => {
+            Asked::Load(_, body) | Asked::Reply(body) => {
                 let content_type = self.protocol.unary_content_type();
                 let body = if fault.is_some() { body.slice(..body.len() / 2) } else { body };
                 self.whole(StatusCode::OK, content_type, body, end)

@@ -1,6 +1,7 @@
 //! What a simulator is told at start.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::error::SimError;
 
@@ -28,6 +29,8 @@ pub struct SimConfig {
     pub max_models: Vec<String>,
     /// Models installed at the Ollama side; empty accepts any name.
     pub ollama_models: Vec<String>,
+    /// Time that the Ollama side takes to load a model that is not loaded (default 0).
+    pub ollama_load: Duration,
     /// Attempts kept for each upstream before the oldest is dropped (default 1000).
     pub attempts_kept: usize,
 }
@@ -43,6 +46,7 @@ impl Default for SimConfig {
             tokens_per_second: 50.0,
             max_models: vec![DEFAULT_MAX_MODEL.to_owned()],
             ollama_models: vec![DEFAULT_OLLAMA_MODEL.to_owned()],
+            ollama_load: Duration::ZERO,
             attempts_kept: 1000,
         }
     }

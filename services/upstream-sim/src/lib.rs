@@ -21,7 +21,7 @@
 //! | upstream | default port | endpoints |
 //! |---|---|---|
 //! | `max` | 18000 | `POST /v1/chat/completions` (unary, SSE), `GET /v1/models`, `/v1/models/{id}`, `/health`, `/version` |
-//! | `ollama` | 18434 | `POST /api/chat` (NDJSON, unary), `GET /api/tags`, `/api/ps`, `/api/version`, `/` |
+//! | `ollama` | 18434 | `POST /api/chat` (NDJSON, unary), `POST /api/generate` without a prompt, `GET /api/tags`, `/api/ps`, `/api/version`, `/` |
 //! | control | 18090 | below |
 //!
 //! Both speak HTTP/1.1 and HTTP/2 without TLS. The same request has the same answer for a seed,
@@ -34,6 +34,9 @@
 //! is whole already. Any other prefix of n words is continued with the tokens from number n on of
 //! the answer to the messages before it. So a continued answer holds later tokens; one that begins
 //! with `This is` again was repeated.
+//!
+//! A model of the Ollama side is loaded by the first request that needs it, or by one without messages or prompt, in the time of
+//! [`SimConfig::ollama_load`]; when that request is given up, so is the loading.
 //!
 //! Unknown models are refused as the real servers do: 400 `Value error.` by MAX Serve, 404 by
 //! Ollama. Tools, sampling parameters, stop sequences and formats are accepted and change nothing;

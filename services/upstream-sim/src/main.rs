@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,6 +95,15 @@ struct Settings {
         default_values_t = SimConfig::default().ollama_models
     )]
     ollama_model: Vec<String>,
+    /// Time that the Ollama side takes to load a model, in milliseconds; given up with the request that began it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NUMBER",
+        env = "AIP__UPSTREAM_SIM__OLLAMA_LOAD_MS",
+        default_value_t = 0
+    )]
+    ollama_load_ms: u64,
     /// What is logged: a level, or a filter such as `upstream_sim=debug`.
     #[arg(
         long,
@@ -116,6 +126,7 @@ impl Settings {
             tokens_per_second: self.tokens_per_second,
             max_models: any(self.max_model),
             ollama_models: any(self.ollama_model),
+            ollama_load: Duration::from_millis(self.ollama_load_ms),
             ..SimConfig::default()
         }
     }

@@ -276,7 +276,7 @@ fn read_chat(upstream: &Upstream, body: &[u8]) -> Result<Asked, ErrorReply> {
         return Err(refuse(404, format!("model '{model}' not found")));
     }
     if messages.is_empty() {
-        return Ok(Asked::Reply(preload(upstream, model, body.get("keep_alive"))));
+        return Ok(preload(upstream, model, body.get("keep_alive")));
     }
     let option = |name: &str| options.and_then(|options| options.get(name)).and_then(Value::as_i64);
     // Ollama takes zero and the negative numbers as no limit.
@@ -294,22 +294,55 @@ fn read_chat(upstream: &Upstream, body: &[u8]) -> Result<Asked, ErrorReply> {
 }
 
 /// A request without messages loads the model, or unloads it when it is not to be kept.
-fn preload(upstream: &Upstream, model: &str, keep_alive: Option<&Value>) -> Bytes {
+fn preload(upstream: &Upstream, model: &str, keep_alive: Option<&Value>) -> Asked {
     let unload = match keep_alive {
         Some(Value::Number(number)) => number.as_f64() == Some(0.0),
         Some(Value::String(text)) => text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic()) == "0",
         _ => false,
     };
-    let reason = if unload {
-        upstream.unload(bare(model));
-        "unload"
-    } else {
-        upstream.load(bare(model));
-        "load"
-    };
     let mut body = message(model, SystemTime::now(), "", true);
-    body["done_reason"] = Value::from(reason);
-    Bytes::from(body.to_string())
+    body["done_reason"] = Value::from(if unload { "unload" } else { "load" });
+    let body = Bytes::from(body.to_string());
+    if unload {
+        upstream.unload(bare(model));
+        Asked::Reply(body)
+    } else {
+        Asked::Load(bare(model).to_owned(), body)
+    }
+}
+
+/// What is said to `/api/generate`, of which nothing is simulated but the loading of a model: by a request without a prompt.
+pub(crate) async fn generate(upstream: &Upstream, body: &[u8]) -> Response<ScriptBody> {
+    let error = |error: &ErrorReply| {
+        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        respond(status, JSON, json!({"error": error.message}).to_string())
+    };
+    let asked = match serde_json::from_slice::<Value>(body) {
+        Ok(body) if !body["prompt"].as_str().unwrap_or_default().is_empty() => {
+            Err(refuse(501, "only the loading of a model is simulated"))
+        }
+        // Without a prompt it is a chat without messages.
+        Ok(body) => {
+            let load = json!({"model": body["model"], "keep_alive": body["keep_alive"]});
+            read_chat(upstream, load.to_string().as_bytes())
+        }
+        Err(invalid) => Err(refuse(400, invalid.to_string())),
+    };
+    match asked {
+        Ok(Asked::Load(model, body)) => {
+            upstream.loading(&model).await;
+            upstream.load(&model);
+            respond(StatusCode::OK, JSON, body)
+        }
+        Ok(Asked::Reply(body)) => respond(StatusCode::OK, JSON, body),
+        Ok(Asked::Refused(refusal)) | Err(refusal) => error(&refusal),
+        Ok(Asked::Chat(_)) => error(&refuse(500, "a chat was read")),
+    }
+}
+
+/// Waits until the model of a chat is loaded.
+pub(crate) async fn loading_for_chat(upstream: &Upstream, model: &str) {
+    upstream.loading(bare(model)).await;
 }
 
 /// Notes that a chat loads its model, and says whether it was cold.

@@ -34,7 +34,9 @@ impl ChatCall {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Asked {
     Chat(ChatCall),
-    /// Something that is answered at once with this body, as the loading of a model is.
+    /// The loading of a model, by its name, that is answered with this body once it is loaded.
+    Load(String, Bytes),
+    /// Something that is answered at once with this body, as the unloading of a model is.
     Reply(Bytes),
     Refused(ErrorReply),
 }

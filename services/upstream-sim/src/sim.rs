@@ -54,7 +54,15 @@ impl Simulator {
         };
         let upstream = |kind: UpstreamKind, addr, models| {
             let gate = Gate::bind(kind.name(), addr)?;
-            let upstream = Upstream::new(kind, gate, models, config.seed, pace, config.attempts_kept);
+            let upstream = Upstream::new(
+                kind,
+                gate,
+                models,
+                config.seed,
+                pace,
+                config.ollama_load,
+                config.attempts_kept,
+            );
             Ok::<_, SimError>(Arc::new(upstream))
         };
         let max = upstream(UpstreamKind::Max, config.max_listen, config.max_models)?;

@@ -1,11 +1,13 @@
 //! One simulated upstream: what it serves, what is wrong with it, what it saw.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::answer::Voice;
 use crate::attempts::{Attempts, Counters};
@@ -75,8 +77,10 @@ pub(crate) struct Upstream {
     models: Vec<String>,
     seed: u64,
     pace: Duration,
+    load_time: Duration,
     fault: Mutex<FaultSlot>,
     loaded: Mutex<BTreeSet<String>>,
+    newly_loaded: Notify,
 }
 
 impl Upstream {
@@ -86,6 +90,7 @@ impl Upstream {
         models: Vec<String>,
         seed: u64,
         pace: Duration,
+        load_time: Duration,
         attempts_kept: usize,
     ) -> Self {
         let fault_seed = TextHash::new(seed).text(kind.name()).finish();
@@ -96,8 +101,10 @@ impl Upstream {
             models,
             seed,
             pace,
+            load_time,
             fault: Mutex::new(FaultSlot::new(fault_seed)),
             loaded: Mutex::new(BTreeSet::new()),
+            newly_loaded: Notify::new(),
         }
     }
 
@@ -164,7 +171,26 @@ impl Upstream {
 
     /// Notes that a model is loaded, and says whether it was not before.
     pub(crate) fn load(&self, model: &str) -> bool {
-        self.loaded.lock().insert(model.to_owned())
+        let new = self.loaded.lock().insert(model.to_owned());
+        self.newly_loaded.notify_waiters();
+        new
+    }
+
+    /// Waits for as long as it takes to load a model, unless that is loaded, or another request has loaded it meanwhile. Whoever
+    /// gives up waiting has not loaded it.
+    pub(crate) async fn loading(&self, model: &str) {
+        let mut ready = pin!(tokio::time::sleep(self.load_time));
+        loop {
+            let mut loaded = pin!(self.newly_loaded.notified());
+            loaded.as_mut().enable();
+            if self.loaded.lock().contains(model) {
+                return;
+            }
+            tokio::select! {
+                () = &mut ready => return,
+                () = loaded => {}
+            }
+        }
     }
 
     pub(crate) fn unload(&self, model: &str) {

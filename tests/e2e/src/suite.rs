@@ -1,6 +1,7 @@
 //! The suite: gateway, agent-router, api-server, simulated upstreams and, where wanted, a Redis.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::chat::{Client, UntimedClient, client, untimed_client};
 use crate::process::Process;
@@ -105,9 +106,16 @@ impl Suite {
 
 /// Starts the simulated upstreams, as fast as they can.
 pub async fn start_simulator() -> Process {
+    start_simulator_that_loads_for(Duration::ZERO).await
+}
+
+/// The same, but Ollama takes this long to load a model.
+pub async fn start_simulator_that_loads_for(load: Duration) -> Process {
     let any = "127.0.0.1:0";
     let listen = ["--max-listen", any, "--ollama-listen", any, "--control-listen", any];
-    Process::start("upstream-sim", &[&listen[..], &["--tokens-per-second", "0"]].concat(), &[]).await
+    let load = load.as_millis().to_string();
+    let pace = ["--tokens-per-second", "0", "--ollama-load-ms", &load];
+    Process::start("upstream-sim", &[&listen[..], &pace].concat(), &[]).await
 }
 
 /// Starts an agent-router over simulated upstreams.

@@ -67,6 +67,17 @@ pub struct HealthCheckConfig {
     pub timeout: Option<Seconds>,
 }
 
+/// How servers are told to load their model before a request needs it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreloadConfig {
+    /// Whether they are. Unset: true.
+    #[serde(deserialize_with = "value_or_text")]
+    pub enabled: Option<bool>,
+    /// How long loading may take. Unset: 10 min.
+    pub timeout: Option<Seconds>,
+}
+
 /// Reads a value, or the text of one: an environment variable for a key without a default is text.
 fn value_or_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where

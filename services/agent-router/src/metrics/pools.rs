@@ -11,11 +11,12 @@ struct Labels {
     result: &'static str,
 }
 
-/// The metrics of name resolution and health checks.
+/// The metrics of name resolution, health checks and the loading of models.
 #[derive(Debug, Clone, Default)]
 pub struct PoolMetrics {
     resolutions: Family<Labels, Counter>,
     checks: Family<Labels, Counter>,
+    preloads: Family<Labels, Counter>,
 }
 
 impl PoolMetrics {
@@ -29,6 +30,9 @@ impl PoolMetrics {
             for result in ["passed", "failed"] {
                 drop(metrics.checks.get_or_create(&Labels { tier: tier.to_owned(), result }));
             }
+            for result in ["loaded", "failed", "timeout", "unreachable"] {
+                drop(metrics.preloads.get_or_create(&Labels { tier: tier.to_owned(), result }));
+            }
         }
         registry.register(
             "aip_dns_resolutions",
@@ -40,11 +44,20 @@ impl PoolMetrics {
             "Health checks of backends whose breakers are open",
             metrics.checks.clone(),
         );
+        registry.register(
+            "aip_model_preloads",
+            "Times that a server was told to load its model before a request needs it",
+            metrics.preloads.clone(),
+        );
         metrics
     }
 
     pub(crate) fn resolved(&self, tier: &str, result: &'static str) {
         self.resolutions.get_or_create(&Labels { tier: tier.to_owned(), result }).inc();
+    }
+
+    pub(crate) fn preloaded(&self, tier: &str, result: &'static str) {
+        self.preloads.get_or_create(&Labels { tier: tier.to_owned(), result }).inc();
     }
 
     pub(crate) fn checked(&self, tier: &str, result: &'static str) {

@@ -1,8 +1,8 @@
 mod dns;
+mod preload;
 mod probe;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use resilience::{BulkheadConfig, CircuitBreaker, CircuitBreakerConfig, ManualClock, SplitMix64};
 
@@ -25,6 +25,7 @@ fn settings(affinity: Affinity) -> PoolSettings {
         affinity,
         dns_interval: Some(Duration::from_secs(10)),
         health_check: None,
+        preload: None,
     }
 }
 

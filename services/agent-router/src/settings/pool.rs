@@ -18,6 +18,8 @@ pub struct PoolSettings {
     pub dns_interval: Option<Duration>,
     /// How servers are checked while their breakers are open. `None`: not at all.
     pub health_check: Option<HealthCheck>,
+    /// How long servers may take to load their model before a request needs it. `None`: they are not told to.
+    pub preload: Option<Duration>,
 }
 
 /// How a server is checked.
@@ -36,6 +38,9 @@ const DNS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often servers are checked when nothing else is said, and how long they may take.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a model may take to load when nothing else is said: a large one, from a slow disk.
+const PRELOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The limits of a tier that sets none.
 struct Limits {
@@ -78,6 +83,7 @@ pub(super) fn of(
         affinity: tier.affinity.unwrap_or_default(),
         dns_interval: dns_interval(tier, &key, problems),
         health_check: health_check(kind, tier, &key, problems),
+        preload: preload(kind, tier, &key, problems),
     })
 }
 
@@ -112,6 +118,19 @@ fn health_check(
     }
     let check = HealthCheck { path, interval: interval.0, timeout: timeout.0 };
     section.enabled.unwrap_or(true).then_some(check)
+}
+
+fn preload(
+    kind: Kind,
+    tier: &TierConfig,
+    key: impl Fn(&str) -> String,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let section = tier.preload.clone().unwrap_or_default();
+    let timeout = section.timeout.unwrap_or(Seconds(PRELOAD_TIMEOUT));
+    let rule = "must be longer than 0";
+    problems.require(!timeout.0.is_zero(), &key("preload.timeout"), timeout, rule);
+    (kind == Kind::Ollama && section.enabled.unwrap_or(true)).then_some(timeout.0)
 }
 
 type Refusal = (&'static str, String, String);

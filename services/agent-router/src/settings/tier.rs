@@ -287,7 +287,7 @@ fn hedge(
 }
 
 /// The optional fields: whether each is given, and the kinds that it applies to.
-fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 24] {
+fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 25] {
     const MODELS: &[Kind] = &[Kind::Openai, Kind::Ollama];
     [
         ("endpoints", !tier.endpoints.is_empty(), MODELS),
@@ -309,6 +309,7 @@ fn given(tier: &TierConfig) -> [(&'static str, bool, &'static [Kind]); 24] {
         ("affinity", tier.affinity.is_some(), MODELS),
         ("dns", tier.dns.is_some(), MODELS),
         ("health_check", tier.health_check.is_some(), MODELS),
+        ("preload", tier.preload.is_some(), &[Kind::Ollama]),
         ("attempts", tier.attempts.is_some(), MODELS),
         ("context_tokens", tier.context_tokens.is_some(), MODELS),
         ("hedge", tier.hedge.is_some(), MODELS),

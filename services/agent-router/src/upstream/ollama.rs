@@ -27,6 +27,7 @@ const PROVIDER: &str = "ollama";
 pub struct OllamaBackend {
     client: HttpClient,
     url: Url,
+    load_url: Url,
     authority: String,
     model: String,
     accepts: Accepts,
@@ -40,6 +41,7 @@ impl OllamaBackend {
         Self {
             client,
             url: endpoint.at("/api/chat"),
+            load_url: endpoint.at("/api/generate"),
             authority: endpoint.authority(),
             model: tier.model.clone(),
             accepts: tier.accepts,
@@ -84,6 +86,15 @@ impl OllamaBackend {
             if answer.tool_calls.is_empty() { finish_reason } else { FinishReason::ToolCalls };
         let origin = Origin::model(reply.model.as_deref().unwrap_or(&self.model));
         Ok(Answer { message: answer, finish_reason, usage, origin })
+    }
+
+    /// Has the server load the model, and waits until it has. Without a prompt it generates nothing.
+    pub async fn load(&self) -> Result<(), UpstreamError> {
+        let body = serde_json::json!({ "model": self.model, "stream": false });
+        let response = self.client.post(&self.load_url, &body, None, "application/json").await?;
+        let body = whole(response).await?;
+        let reply: Reply = serde_json::from_slice(&body).map_err(|error| UpstreamError::malformed(&error))?;
+        reply.error.map_or(Ok(()), |error| Err(UpstreamError::interrupted(&error)))
     }
 
     /// Asks for a streamed answer and waits for its first content.
