@@ -348,23 +348,23 @@ impl Parts<'_> {
         };
         let Some(model) = model else {
             let reserve = if kind == Kind::Cache { CACHE_RESERVE } else { MESSAGE_RESERVE };
-            return Ok((Tier { reserve, ..Tier::of_pool(name, pool) }, None));
+            let mut tier = Tier::of_pool(name, pool);
+            tier.reserve = reserve;
+            return Ok((tier, None));
         };
         let timeouts = model.timeouts;
-        let tier_of_pool = Tier {
-            timeout: Some(timeouts.total),
-            first_item_timeout: Some(timeouts.first_token),
-            minimum: MODEL_MINIMUM.min(timeouts.total).min(timeouts.first_token),
-            reserve: MODEL_RESERVE,
-            max_calls: model.attempts,
-            retry: RetryPolicy::new(model.attempts, retry_backoff()?)?,
-            hedge: model.hedge.map(HedgeSettings::build).transpose()?,
-            takes_hedges: true,
-            capacity: model.context_tokens.map_or(Capacity::Unknown, Capacity::UpTo),
-            bulkhead: Some(Bulkhead::new(model.pool.concurrency)),
-            ..Tier::of_pool(name, pool)
-        };
-        Ok((tier_of_pool, servers))
+        let mut tier = Tier::of_pool(name, pool);
+        tier.timeout = Some(timeouts.total);
+        tier.first_item_timeout = Some(timeouts.first_token);
+        tier.minimum = MODEL_MINIMUM.min(timeouts.total).min(timeouts.first_token);
+        tier.reserve = MODEL_RESERVE;
+        tier.max_calls = model.attempts;
+        tier.retry = RetryPolicy::new(model.attempts, retry_backoff()?)?;
+        tier.hedge = model.hedge.map(HedgeSettings::build).transpose()?;
+        tier.takes_hedges = true;
+        tier.capacity = model.context_tokens.map_or(Capacity::Unknown, Capacity::UpTo);
+        tier.bulkhead = Some(Bulkhead::new(model.pool.concurrency));
+        Ok((tier, servers))
     }
 }
 

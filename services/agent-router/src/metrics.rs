@@ -232,7 +232,7 @@ impl ChainMetrics {
                 let labels = ExtraLabels { tier: Arc::clone(&tier.name), kind: extra.as_str() };
                 drop(self.retries.get_or_create(&labels));
             }
-            for outcome in AttemptOutcome::ALL {
+            for &outcome in AttemptOutcome::ALL {
                 let labels = AttemptLabels { tier: Arc::clone(&tier.name), outcome: outcome.as_str() };
                 drop(self.attempts.get_or_create(&labels));
             }

@@ -65,6 +65,7 @@ impl Randomness for SplitMix64 {
 
 /// How a wait is spread at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Jitter {
     /// Not at all: the ceiling itself.
     None,

@@ -56,6 +56,7 @@ use word::Word;
 /// A call was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("circuit breaker is {}", self.what())]
+#[non_exhaustive]
 pub struct CallNotPermitted {
     /// The state that rejected it. Closed where a ramp admits only a share of the calls.
     pub state: State,

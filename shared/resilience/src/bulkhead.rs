@@ -91,9 +91,11 @@ impl BulkheadConfig {
 
 /// There was no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum BulkheadFull {
     /// All slots were taken, and so were all places in the line.
     #[error("bulkhead is full: all {slots} slots are taken and {waiting} callers wait")]
+    #[non_exhaustive]
     Queue {
         /// The slots.
         slots: u32,
@@ -102,6 +104,7 @@ pub enum BulkheadFull {
     },
     /// No slot became free in time.
     #[error("bulkhead is full: none of {slots} slots became free within {waited:.1?}")]
+    #[non_exhaustive]
     Wait {
         /// The slots.
         slots: u32,
@@ -112,6 +115,7 @@ pub enum BulkheadFull {
 
 /// A bulkhead's counts. Each is exact; together they are as of about one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BulkheadSnapshot {
     /// Slots that there are now. Calls that began when there were more may still be under way.
     pub limit: u32,

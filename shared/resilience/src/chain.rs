@@ -54,6 +54,7 @@ use walker::Walker;
 
 /// An answer, and how it came about.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Served<A> {
     /// The answer.
     pub answer: A,
@@ -71,6 +72,7 @@ pub struct Served<A> {
 pub enum ChainError<E> {
     /// A backend's error ended the walk: no other backend would do better.
     #[error("the request was refused")]
+    #[non_exhaustive]
     Stopped {
         /// The backend's error.
         #[source]
@@ -80,6 +82,7 @@ pub enum ChainError<E> {
     },
     /// No tier answered.
     #[error("no tier answered")]
+    #[non_exhaustive]
     Exhausted {
         /// Every attempt.
         attempts: Vec<Attempt>,
@@ -89,6 +92,7 @@ pub enum ChainError<E> {
     },
     /// The deadline passed, or left a tier too little: for a call, or for one that could have been expected to answer.
     #[error("the deadline passed")]
+    #[non_exhaustive]
     DeadlineExceeded {
         /// Every attempt.
         attempts: Vec<Attempt>,

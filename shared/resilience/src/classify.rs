@@ -18,6 +18,7 @@ use crate::chain::AttemptOutcome;
 /// What the end of a call means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub struct Verdict {
     /// For the backend's breaker: success, failure, or to be ignored.
     pub breaker: Outcome,
@@ -73,6 +74,12 @@ impl Verdict {
         self
     }
 
+    /// The same, and the walk goes on there.
+    pub const fn followed_by(mut self, next: Next) -> Self {
+        self.next = next;
+        self
+    }
+
     /// The same, and the backend wants to be left alone for this long.
     pub const fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;
@@ -104,6 +111,7 @@ impl From<Verdict> for CallReport {
 /// How the same backend may be asked again. Where it has named a time itself ([`Verdict::retry_after`]), that time comes in
 /// the place of any other wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Retry {
     /// Not at all: it would say the same, or has cost too much time already.
     Never,
@@ -117,6 +125,7 @@ pub enum Retry {
 
 /// Where a walk goes after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Next {
     /// To the tier's next backend, or to the next tier when there is none.
     Backend,

@@ -16,6 +16,10 @@
 //!
 //! The crate knows no network protocol. Time comes from a [`Clock`] or from tokio's timer, so that tests can set it.
 //!
+//! What may grow is `#[non_exhaustive]`: reasons, outcomes, errors, statistics, and the settings of tiers and walks, which are
+//! made by a constructor and then changed field by field. What is closed by its meaning is not, so that a match on it is checked:
+//! the six [`State`]s, an [`Outcome`], an [`Outlook`], how a walk ends ([`ChainError`]), the four [`WindowCounts`].
+//!
 //! The [`guide`] begins with a first call, says how to choose the settings, and compares the breaker with others.
 
 #![deny(missing_docs)]
@@ -60,5 +64,5 @@ pub use clock::FastClock;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use deadline::Deadline;
 pub use limit::{AdaptiveConfig, Measured, PROBE_EVERY};
-pub use registry::{CircuitBreakerRegistry, CircuitBreakerRegistryBuilder, ConfigMismatch, RegistryError};
+pub use registry::{CircuitBreakerRegistry, CircuitBreakerRegistryBuilder, RegistryError};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig, RetryBudgetSnapshot, RetryGrant};

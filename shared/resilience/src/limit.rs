@@ -90,6 +90,7 @@ impl AdaptiveConfig {
 /// What a latency was measured to. Whole answers and first contents take times that have nothing to do with each other, so
 /// each has a baseline of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Measured {
     /// The whole answer.
     Whole,

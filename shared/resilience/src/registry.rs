@@ -26,15 +26,18 @@ use crate::clock::Clock;
 
 /// A registry did not give a breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum RegistryError {
     /// A known breaker was asked for with other settings than it has.
     #[error("circuit breaker `{name}` exists with a different configuration")]
+    #[non_exhaustive]
     ConfigMismatch {
         /// The breaker.
         name: String,
     },
     /// There are as many breakers as there may be, and none of them is idle.
     #[error("no room for circuit breaker `{name}`: there are {limit} already")]
+    #[non_exhaustive]
     Full {
         /// The breaker.
         name: String,
@@ -42,9 +45,6 @@ pub enum RegistryError {
         limit: usize,
     },
 }
-
-/// The error of [`CircuitBreakerRegistry::get_or_create`].
-pub type ConfigMismatch = RegistryError;
 
 /// How long nobody looks for idle breakers after somebody has.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

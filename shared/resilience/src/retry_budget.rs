@@ -97,6 +97,7 @@ impl Default for RetryBudgetConfig {
 
 /// A budget's counts at one moment, all read together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryBudgetSnapshot {
     /// Retries that would be granted now, one after the other.
     pub available: u64,

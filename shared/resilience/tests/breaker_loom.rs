@@ -208,15 +208,10 @@ fn a_rejection_in_open_never_outlasts_the_wait_that_belongs_to_its_word() {
 /// The counts of the rejections that were told in a generation, and the state that they name.
 fn told(breaker: &CircuitBreaker, generation: u64, expected: State) -> Vec<u64> {
     let events = breaker.history().into_iter().filter(|event| event.generation == generation);
-    let counts = events.filter_map(|event| match event.kind {
-        EventKind::CallRejected { state, count } => {
-            assert_eq!(state, expected);
-            Some(count)
-        }
-        EventKind::StateChanged { .. }
-        | EventKind::Reset { .. }
-        | EventKind::WaitEnded { .. }
-        | EventKind::ConfigChanged { .. } => None,
+    let counts = events.filter_map(|event| {
+        let EventKind::CallRejected { state, count, .. } = event.kind else { return None };
+        assert_eq!(state, expected);
+        Some(count)
     });
     counts.collect()
 }

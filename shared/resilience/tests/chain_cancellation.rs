@@ -113,17 +113,16 @@ fn suite(seed: u64) -> Suite {
         .collect();
     let tiers = bulkheads.iter().enumerate().map(|(index, bulkhead)| {
         let backends = (0..2).map(|number| backend(format!("{index}.{number}"))).collect();
-        Arc::new(Tier {
-            timeout: Some(ms(40)),
-            first_item_timeout: Some(ms(30)),
-            minimum: ms(2),
-            reserve: ms(10),
-            bulkhead: Some(bulkhead.clone()),
-            hedge: Some(Hedge::after(ms(3)).unwrap()),
-            takes_hedges: true,
-            retry: RetryPolicy::new(3, Backoff::exponential(ms(2), ms(10)).unwrap()).unwrap(),
-            ..Tier::new(&format!("tier {index}"), backends)
-        })
+        let mut tier = Tier::new(&format!("tier {index}"), backends);
+        tier.timeout = Some(ms(40));
+        tier.first_item_timeout = Some(ms(30));
+        tier.minimum = ms(2);
+        tier.reserve = ms(10);
+        tier.bulkhead = Some(bulkhead.clone());
+        tier.hedge = Some(Hedge::after(ms(3)).unwrap());
+        tier.takes_hedges = true;
+        tier.retry = RetryPolicy::new(3, Backoff::exponential(ms(2), ms(10)).unwrap()).unwrap();
+        Arc::new(tier)
     });
     let chain = FallbackChain::new(tiers.collect())
         .with_randomness(Arc::clone(&random) as Arc<_>)
@@ -151,7 +150,8 @@ impl Suite {
         let streaming = self.below(2) == 0;
         let deadline = Deadline::after(ms(self.random.next_u64() % 150));
         Box::pin(async move {
-            let walk = Walk { streaming, ..Walk::new(deadline) };
+            let mut walk = Walk::new(deadline);
+            walk.streaming = streaming;
             if streaming { chain.open(walk, call).await } else { chain.run(walk, call).await }
         })
     }

@@ -138,18 +138,11 @@ impl Landed {
 
     /// The one attempt of a request that shares the answer: it has waited since `started`.
     pub(super) fn attempt(&self, started: Instant) -> Attempt {
-        Attempt {
-            tier: Arc::clone(&self.tier.name),
-            backend: Arc::from(self.served_by.backend.as_str()),
-            outcome: AttemptOutcome::Success,
-            breaker_state: None,
-            retry: 0,
-            extra: None,
-            started_after: Duration::ZERO,
-            took: started.elapsed(),
-            detail: "shared with an identical request that was under way".to_owned(),
-            cause: String::new(),
-        }
+        let tier = Arc::clone(&self.tier.name);
+        let mut attempt = Attempt::new(tier, &self.served_by.backend, AttemptOutcome::Success);
+        attempt.took = started.elapsed();
+        "shared with an identical request that was under way".clone_into(&mut attempt.detail);
+        attempt
     }
 }
 

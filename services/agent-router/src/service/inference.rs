@@ -122,18 +122,18 @@ impl Inference {
         let attempts = match &error {
             ChainError::Stopped { attempts, .. }
             | ChainError::Exhausted { attempts, .. }
-            | ChainError::DeadlineExceeded { attempts } => attempts,
+            | ChainError::DeadlineExceeded { attempts, .. } => attempts,
         };
         self.shared.metrics.record(attempts);
         let tried = summary(attempts);
         let agent = &*asked.agent.name;
         match error {
-            ChainError::Stopped { error, attempts } => {
+            ChainError::Stopped { error, attempts, .. } => {
                 let tier = tier_that(&attempts, |outcome| outcome == AttemptOutcome::Rejected);
                 info!(agent, tier, kind = error.kind(), "request refused by an upstream");
                 reason_of(&error).status(error.to_string()).with("tier", tier).with("attempts", tried).build()
             }
-            ChainError::DeadlineExceeded { attempts } => {
+            ChainError::DeadlineExceeded { attempts, .. } => {
                 warn!(agent, tried, "deadline passed before any tier answered");
                 let tier = tier_that(&attempts, |outcome| {
                     matches!(outcome, AttemptOutcome::Timeout | AttemptOutcome::Skipped(SkipReason::Deadline))
@@ -141,7 +141,7 @@ impl Inference {
                 let message = format!("the deadline passed before any tier answered: {tried}");
                 Reason::DeadlineExceeded.status(message).with("tier", tier).with("attempts", tried).build()
             }
-            ChainError::Exhausted { attempts, retry_after } => {
+            ChainError::Exhausted { attempts, retry_after, .. } => {
                 warn!(agent, tried, "no tier answered");
                 let pinned = !asked.chat.request().tier.is_empty();
                 why_exhausted(&attempts, pinned)
@@ -247,15 +247,14 @@ impl Asked {
         trail: &'a Trail,
     ) -> Walk<'a, Backend> {
         let affinity = affinity::key(&self.chat, self.agent.affinity);
-        Walk {
-            started: self.started,
-            streaming,
-            affinity,
-            exclude,
-            first: self.first(),
-            trail: Some(trail),
-            ..Walk::new(self.deadline)
-        }
+        let mut walk = Walk::new(self.deadline);
+        walk.started = self.started;
+        walk.streaming = streaming;
+        walk.affinity = affinity;
+        walk.exclude = exclude;
+        walk.first = self.first();
+        walk.trail = Some(trail);
+        walk
     }
 
     /// The cache's tier, where it is read before the models.

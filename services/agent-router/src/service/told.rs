@@ -34,22 +34,11 @@ pub(super) fn detour(attempts: &[Attempt]) -> Option<Detour> {
         return Some(Detour::Hedge);
     }
     // A tier that the request rules out, a look into the cache before the models and a hedge that lost replace nothing.
-    let first = before.iter().find(|attempt| match attempt.outcome {
-        AttemptOutcome::Skipped(SkipReason::Request) | AttemptOutcome::Miss | AttemptOutcome::Cancelled => {
-            false
-        }
-        AttemptOutcome::Success
-        | AttemptOutcome::Failure
-        | AttemptOutcome::Timeout
-        | AttemptOutcome::Rejected
-        | AttemptOutcome::Overloaded
-        | AttemptOutcome::Skipped(
-            SkipReason::Breaker
-            | SkipReason::Deadline
-            | SkipReason::Bulkhead
-            | SkipReason::Resting
-            | SkipReason::Budget,
-        ) => true,
+    let first = before.iter().find(|attempt| {
+        !matches!(
+            attempt.outcome,
+            AttemptOutcome::Skipped(SkipReason::Request) | AttemptOutcome::Miss | AttemptOutcome::Cancelled
+        )
     })?;
     Some(if first.tier != answered.tier {
         Detour::Fallback
@@ -73,7 +62,7 @@ pub(super) fn summary(attempts: &[Attempt]) -> String {
         let cause = if attempt.cause.is_empty() { String::new() } else { format!(" ({})", attempt.cause) };
         let again = match attempt.extra {
             Some(ExtraCall::Hedge) => " as a hedge",
-            Some(ExtraCall::AtOnce | ExtraCall::Backoff | ExtraCall::RetryAfter) => " again",
+            Some(_) => " again",
             None => "",
         };
         format!("{}{again} {}{probe}{cause}", attempt.tier, attempt.outcome.as_str())
@@ -84,32 +73,24 @@ pub(super) fn summary(attempts: &[Attempt]) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use AttemptOutcome::{Cancelled, Failure, Miss, Skipped, Success};
 
     fn attempt(tier: &str, backend: &str, outcome: AttemptOutcome) -> Attempt {
-        Attempt {
-            tier: Arc::from(tier),
-            backend: Arc::from(backend),
-            outcome,
-            breaker_state: None,
-            retry: 0,
-            extra: None,
-            started_after: Duration::ZERO,
-            took: Duration::ZERO,
-            detail: String::new(),
-            cause: String::new(),
-        }
+        Attempt::new(Arc::from(tier), backend, outcome)
     }
 
     fn again(tier: &str, backend: &str, outcome: AttemptOutcome) -> Attempt {
-        Attempt { retry: 1, extra: Some(ExtraCall::AtOnce), ..attempt(tier, backend, outcome) }
+        let mut attempt = attempt(tier, backend, outcome);
+        (attempt.retry, attempt.extra) = (1, Some(ExtraCall::AtOnce));
+        attempt
     }
 
     fn hedge(tier: &str, backend: &str, outcome: AttemptOutcome) -> Attempt {
-        Attempt { extra: Some(ExtraCall::Hedge), ..attempt(tier, backend, outcome) }
+        let mut attempt = attempt(tier, backend, outcome);
+        attempt.extra = Some(ExtraCall::Hedge);
+        attempt
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn concurrency(kind: Kind, section: &ConcurrencyConfig) -> Result<BulkheadConfig
         }
         BulkheadConfig::new(max)
     };
-    let config = config.map_err(|InvalidConfig { field, rule }| match field {
+    let config = config.map_err(|InvalidConfig { field, rule, .. }| match field {
         "concurrency.min" => ("min", min.to_string(), format!("must be {rule}")),
         "concurrency.initial" => ("initial", initial.to_string(), "must be from min to max".to_owned()),
         _ => ("max", max.to_string(), "must be at least min".to_owned()),

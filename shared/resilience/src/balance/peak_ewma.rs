@@ -27,6 +27,7 @@ use crate::clock::Clock;
 
 /// The settings of a [`PeakEwma`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeakEwmaConfig {
     /// Over how long a latency loses its weight: to 1/e. Zero: at once.
     pub decay: Duration,

@@ -17,6 +17,7 @@ pub use wait::OpenWait;
 /// A setting that makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{field} must be {rule}")]
+#[non_exhaustive]
 pub struct InvalidConfig {
     /// The setting.
     pub field: &'static str,
@@ -59,6 +60,7 @@ pub(super) struct SlowCalls {
 
 /// What it means when a permit is dropped without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnDrop {
     /// The call is cancelled: nothing is recorded, and a probe's slot is given back.
     #[default]

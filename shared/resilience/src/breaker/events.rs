@@ -37,8 +37,10 @@ fn cut(words: &str) -> &str {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EventKind {
     /// A state was entered.
+    #[non_exhaustive]
     StateChanged {
         /// The state before.
         from: State,
@@ -53,6 +55,7 @@ pub enum EventKind {
     },
     /// Calls were rejected. Sampled: one event for the first, second, fourth, eighth … rejection of a generation. While
     /// several threads are rejected one may be told late: before there are a quarter more, or when the generation ends.
+    #[non_exhaustive]
     CallRejected {
         /// The state that rejected them. Closed where a ramp admits only a share of the calls.
         state: State,
@@ -60,6 +63,7 @@ pub enum EventKind {
         count: u64,
     },
     /// An operator started the breaker afresh.
+    #[non_exhaustive]
     Reset {
         /// The state before; after it the breaker is closed.
         from: State,
@@ -67,11 +71,13 @@ pub enum EventKind {
         by: Operator,
     },
     /// Somebody ended the open wait early: the next call is a probe. The state and its generation stay.
+    #[non_exhaustive]
     WaitEnded {
         /// Who.
         by: Operator,
     },
     /// The configuration changed.
+    #[non_exhaustive]
     ConfigChanged {
         /// Whether a window changed its shape or a state was entered, so that a new generation began.
         new_generation: bool,
@@ -82,6 +88,7 @@ pub enum EventKind {
 
 /// Something that happened to a breaker.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Event {
     /// The breaker's name.
     pub breaker: Arc<str>,

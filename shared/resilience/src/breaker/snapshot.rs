@@ -7,6 +7,7 @@ use super::window::WindowCounts;
 
 /// A breaker's state and counts at one moment, all read together.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The state. Reading it never changes it: an open breaker whose wait has passed is open until the next acquire.
     pub state: State,

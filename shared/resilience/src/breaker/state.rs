@@ -45,6 +45,7 @@ impl fmt::Display for State {
 
 /// Why a breaker changed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum TripReason {
     /// The failure rate of the window reached its threshold.
     FailureRate,
@@ -70,7 +71,7 @@ pub enum TripReason {
 
 impl TripReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: &'static [Self] = &[
         Self::FailureRate,
         Self::SlowCallRate,
         Self::ConsecutiveFailures,
@@ -119,6 +120,7 @@ pub struct Transition {
 
 /// Why a call was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum RejectReason {
     /// The breaker is open and its wait is not over.
     OpenWait,
@@ -132,7 +134,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All reasons.
-    pub const ALL: [Self; 4] = [Self::OpenWait, Self::ProbesOut, Self::ForcedOpen, Self::Ramp];
+    pub const ALL: &'static [Self] = &[Self::OpenWait, Self::ProbesOut, Self::ForcedOpen, Self::Ramp];
 
     /// The name in metrics and logs.
     pub fn as_str(self) -> &'static str {
@@ -165,6 +167,7 @@ pub enum Outcome {
 /// Calls since a breaker was made, by what became of them. Admitted calls that have ended are the sum of all but
 /// `rejected`: each is counted in exactly one of the fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CallTotals {
     /// Succeeded.
     pub success: u64,

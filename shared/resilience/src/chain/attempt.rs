@@ -11,6 +11,7 @@ use crate::breaker::State;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AttemptOutcome {
     /// It gave the answer.
     Success,
@@ -32,7 +33,7 @@ pub enum AttemptOutcome {
 
 impl AttemptOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: &'static [Self] = &[
         Self::Success,
         Self::Failure,
         Self::Timeout,
@@ -70,6 +71,7 @@ impl AttemptOutcome {
 
 /// Why no attempt was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SkipReason {
     /// The backend's breaker did not admit it.
     Breaker,
@@ -87,6 +89,7 @@ pub enum SkipReason {
 
 /// Why a call was made that one turn for each backend does not explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ExtraCall {
     /// A retry at once.
     AtOnce,
@@ -100,7 +103,7 @@ pub enum ExtraCall {
 
 impl ExtraCall {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::AtOnce, Self::Backoff, Self::RetryAfter, Self::Hedge];
+    pub const ALL: &'static [Self] = &[Self::AtOnce, Self::Backoff, Self::RetryAfter, Self::Hedge];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
@@ -115,6 +118,7 @@ impl ExtraCall {
 
 /// One attempt at an answer, or the reason for making none. A retry is an attempt of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The tier.
     pub tier: Arc<str>,
@@ -136,6 +140,24 @@ pub struct Attempt {
     pub detail: String,
     /// The same for logs, without anything that the backend said. Empty on success.
     pub cause: String,
+}
+
+impl Attempt {
+    /// An attempt at this tier's backend that ended so: the first, at once, with no breaker and no words.
+    pub fn new(tier: Arc<str>, backend: &str, outcome: AttemptOutcome) -> Self {
+        Self {
+            tier,
+            backend: Arc::from(backend),
+            outcome,
+            breaker_state: None,
+            retry: 0,
+            extra: None,
+            started_after: Duration::ZERO,
+            took: Duration::ZERO,
+            detail: String::new(),
+            cause: String::new(),
+        }
+    }
 }
 
 /// An attempt under way, by its number.
@@ -186,16 +208,11 @@ impl<'a> AttemptLog<'a> {
     ) -> Begun {
         let at = Instant::now();
         let attempt = Attempt {
-            tier: Arc::clone(tier),
-            backend: Arc::from(backend),
-            outcome: AttemptOutcome::Success,
             breaker_state,
             retry,
             extra,
             started_after: at.saturating_duration_since(self.started),
-            took: Duration::ZERO,
-            detail: String::new(),
-            cause: String::new(),
+            ..Attempt::new(Arc::clone(tier), backend, AttemptOutcome::Success)
         };
         let number = self.next;
         self.next = self.next.wrapping_add(1);

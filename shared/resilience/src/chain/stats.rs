@@ -12,6 +12,7 @@ use super::trail::Trail;
 
 /// How a chain did since it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ChainStats {
     /// Requests that ended.
     pub requests: u64,
@@ -35,6 +36,7 @@ impl ChainStats {
 
 /// How a tier did.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TierStats {
     /// The tier.
     pub tier: Arc<str>,
@@ -60,6 +62,7 @@ pub struct TierStats {
 
 /// How often no attempt was made, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct SkipCounts {
     /// [`SkipReason::Breaker`].
     pub breaker: u64,
@@ -85,6 +88,7 @@ impl SkipCounts {
 
 /// Quantiles of a latency, with a relative error of at most 1 %.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatencyQuantiles {
     /// Half of the calls were as fast.
     pub p50: Duration,

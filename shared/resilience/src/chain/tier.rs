@@ -40,6 +40,7 @@ pub trait Backend: Send + Sync + 'static {
 
 /// One step of a chain.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Tier<B> {
     /// Its name, unique in the chain.
     pub name: Arc<str>,
@@ -138,6 +139,7 @@ impl Capacity {
 }
 
 /// What one walk asks of the chain.
+#[non_exhaustive]
 pub struct Walk<'a, B> {
     /// When the answer must be there.
     pub deadline: Deadline,

@@ -119,8 +119,8 @@ async fn a_refusal_that_is_only_the_cause_of_an_error_is_a_failure() {
     assert_eq!(breaker.state(), State::Open);
 }
 
-#[test]
-fn a_refusal_is_no_failure_and_asks_for_no_retry() {
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_no_failure_and_asks_for_no_retry() {
     let (breaker, _) = breaker(1);
     breaker.open("test", "");
     let rejected = breaker.acquire().unwrap_err().verdict();
@@ -128,7 +128,9 @@ fn a_refusal_is_no_failure_and_asks_for_no_retry() {
         (rejected.breaker, rejected.retry, rejected.retry_after),
         (Outcome::Ignored, Retry::Never, Some(ms(1000)))
     );
-    let full = BulkheadFull::Queue { slots: 1, waiting: 0 }.verdict();
+    let one = Bulkhead::new(BulkheadConfig::new(1).unwrap());
+    let _slot = one.try_acquire().unwrap();
+    let full = one.acquire().await.unwrap_err().verdict();
     assert_eq!((full.breaker, full.retry, full.retry_after), (Outcome::Ignored, Retry::Never, None));
 }
 

@@ -77,7 +77,8 @@ mod tests {
         let target = Target::Message(String::new());
         let backend = Backend::new(Kind::Openai, "b".into(), Some(breaker.clone()), target);
         let chain = FallbackChain::new(vec![Arc::new(Tier::new("t", vec![Arc::new(backend)]))]);
-        let walk = Walk { streaming: true, ..Walk::new(Deadline::after(Duration::from_secs(60))) };
+        let mut walk = Walk::new(Deadline::after(Duration::from_secs(60)));
+        walk.streaming = true;
         let served = chain.open(walk, |_, _| async { Ok::<_, UpstreamError>(()) }).await.unwrap();
         (StreamGuard::new(served.guard), breaker)
     }

@@ -76,15 +76,13 @@ impl Successors {
         };
         let earlier = attempts.len();
         let given_up = GivenUp::behind_answer(&self.agent.name, metrics);
-        let walk = Walk {
-            started: self.started,
-            streaming: true,
-            exclude: &exclude,
-            skip_backend: &skip_backend,
-            attempts: std::mem::take(attempts),
-            trail: Some(given_up.trail()),
-            ..Walk::new(self.deadline)
-        };
+        let mut walk = Walk::new(self.deadline);
+        walk.started = self.started;
+        walk.streaming = true;
+        walk.exclude = &exclude;
+        walk.skip_backend = &skip_backend;
+        walk.attempts = std::mem::take(attempts);
+        walk.trail = Some(given_up.trail());
         let (chat, going_on) = (&self.chat, going_on.as_ref());
         let ask =
             |backend: Arc<Backend>, deadline| async move { backend.resume(chat, going_on, deadline).await };
@@ -117,6 +115,6 @@ fn attempts_of(error: ChainError<UpstreamError>) -> Vec<Attempt> {
     match error {
         ChainError::Stopped { attempts, .. }
         | ChainError::Exhausted { attempts, .. }
-        | ChainError::DeadlineExceeded { attempts } => attempts,
+        | ChainError::DeadlineExceeded { attempts, .. } => attempts,
     }
 }
