@@ -97,12 +97,46 @@ async fn a_probe_in_line_holds_no_permit() {
     let taken = bulkhead.try_acquire().unwrap();
     let release = async {
         tokio::time::sleep(ms(100)).await;
-        assert_eq!((breaker.state(), breaker.snapshot().half_open_permits), (State::HalfOpen, 0));
+        assert_eq!((breaker.state(), breaker.snapshot().half_open_permits), (State::Open, 0));
         drop(taken);
     };
     let (served, ()) = tokio::join!(chain.run(walk(ms(60_000)), play), release);
     assert_eq!(served.unwrap().attempts[0].breaker_state, Some(State::HalfOpen));
-    assert_eq!(breaker.state(), State::Closed);
+    assert_eq!((breaker.state(), breaker.snapshot().totals.cancelled), (State::Closed, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_bulkhead_before_a_breaker_that_wants_a_probe_tells_the_breaker_nothing() {
+    let bulkhead = bulkhead(1, 1, 10);
+    for due in [true, false] {
+        let clock = ManualClock::new();
+        let config = CircuitBreakerConfig::consecutive_failures(1, ms(1000)).unwrap();
+        let breaker = CircuitBreaker::new("a", config, Arc::new(clock.clone()));
+        breaker.open("test", "to begin with");
+        clock.advance(ms(1000));
+        if !due {
+            // Half-open, with its place free again.
+            drop(breaker.acquire().unwrap());
+        }
+        let before = breaker.snapshot();
+        let backend = Scripted {
+            name: "a",
+            breaker: Some(breaker.clone()),
+            script: Script::Answer,
+            calls: AtomicU32::new(0),
+            rest: Rest::new(),
+            silence: Silence::new(),
+        };
+        let chain = FallbackChain::new(vec![bounded(&bulkhead, vec![Arc::new(backend)])]);
+        let _taken = bulkhead.try_acquire().unwrap();
+        for _ in 0..10 {
+            let error = chain.run(walk(ms(60_000)), play).await.unwrap_err();
+            let ChainError::Exhausted { attempts, .. } = error else { panic!("{error:?}") };
+            assert_eq!(outcomes(&attempts), [("a", FULL)]);
+        }
+        let after = breaker.snapshot();
+        assert_eq!((after.totals, after.state), (before.totals, before.state));
+    }
 }
 
 #[tokio::test(start_paused = true)]

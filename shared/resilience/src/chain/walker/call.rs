@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Turn, Walker};
-use crate::breaker::{CallNotPermitted, CircuitBreaker, Outcome, Permit, RejectReason, State};
+use crate::breaker::{CallNotPermitted, CircuitBreaker, Outcome, Outlook, Permit, RejectReason, State};
 use crate::bulkhead::BulkheadPermit;
 use crate::chain::attempt::{Begun, ExtraCall, SkipReason};
 use crate::chain::guard::CallGuard;
@@ -236,9 +236,9 @@ impl<B: Backend> Walker<'_, B> {
         if let Some(slot) = bulkhead.try_acquire() {
             return Ok(Some(slot));
         }
-        let doubtful = |state| matches!(state, State::Open | State::ForcedOpen | State::HalfOpen);
-        if let Some(breaker) = turn.backend.breaker().filter(|breaker| doubtful(breaker.state())) {
-            // A permit is given back at once: the call asks again when it has its slot.
+        // Only who would be rejected asks, and is: a permit that is given back at once would be counted as a cancelled call.
+        let rejects = |breaker: &&CircuitBreaker| breaker.outlook() == Outlook::Rejected;
+        if let Some(breaker) = turn.backend.breaker().filter(rejects) {
             breaker.acquire().map(drop).map_err(|rejection| self.rejected(index, turn, rejection))?;
         }
         let latest = deadline.before(tier.minimum);
