@@ -52,7 +52,7 @@ pub struct Tier<B> {
     pub first_item_timeout: Option<Duration>,
     /// The shortest time worth trying. With less, the tier is passed over, and no retry is begun.
     pub minimum: Duration,
-    /// What earlier tiers leave of the deadline for this one.
+    /// What the tiers that are asked before this one leave it of the deadline.
     pub reserve: Duration,
     /// Bounds the calls to all its backends together. A call waits for its slot before its time begins to run. `None`:
     /// nothing bounds them. Chains that share the tier share the bulkhead.

@@ -53,6 +53,10 @@ pub(super) struct Walker<'a, B> {
     outgrown: Option<Capacity>,
     /// Whether a call was given less than would have told something about its backend.
     hurried: bool,
+    /// The tier that has its turn before all others, and none at its own place.
+    early: Option<usize>,
+    /// The tiers from here on have not had their turn at their own place: 0 while the early one has its turn.
+    next: usize,
 }
 
 impl<'a, B: Backend> Walker<'a, B> {
@@ -60,7 +64,17 @@ impl<'a, B: Backend> Walker<'a, B> {
     pub(super) fn new(chain: &'a FallbackChain<B>, walk: &'a Walk<'a, B>, attempts: Vec<Attempt>) -> Self {
         let lines = chain.tiers.iter().map(|_| None).collect();
         let log = AttemptLog::new(walk.started, attempts, walk.trail);
-        Self { chain, walk, log, retry_after: None, lines, outgrown: None, hurried: false }
+        Self {
+            chain,
+            walk,
+            log,
+            retry_after: None,
+            lines,
+            outgrown: None,
+            hurried: false,
+            early: None,
+            next: 0,
+        }
     }
 
     /// Walks until a backend answers, or none is left to ask.
@@ -71,8 +85,11 @@ impl<'a, B: Backend> Walker<'a, B> {
         Fut: Future<Output = Result<A, E>>,
     {
         let first = self.first();
+        self.early = first;
         let mut refused: Option<(usize, E)> = None;
-        for index in first.into_iter().chain(0..self.chain.tiers.len()) {
+        let at_their_places = (0..self.chain.tiers.len()).map(|index| (index, index + 1));
+        for (index, next) in first.map(|index| (index, 0)).into_iter().chain(at_their_places) {
+            self.next = next;
             if let Some((_, error)) = refused.take_if(|(tier, _)| *tier == index) {
                 return Err(self.stopped(error));
             }
@@ -91,8 +108,9 @@ impl<'a, B: Backend> Walker<'a, B> {
                     Some(End::StoppedAt { tier, error }) => refused = Some((tier, error)),
                 }
             }
-            if first == Some(index) && self.is_worth_asking_again() {
+            if next == 0 && self.is_worth_asking_again() {
                 self.lines[index] = None;
+                self.early = None;
             }
         }
         self.chain.recorder.unanswered();
@@ -185,10 +203,7 @@ impl<'a, B: Backend> Walker<'a, B> {
             Next::Backend | Next::Tier => false,
             Next::Larger => {
                 let known = self.tier(tier).capacity;
-                !(tier + 1..self.chain.tiers.len()).any(|later| {
-                    let later = self.tier(later);
-                    (self.walk.exclude)(later).is_none() && later.capacity.exceeds(known)
-                })
+                !self.later(tier).any(|later| later.capacity.exceeds(known))
             }
         }
     }
@@ -236,13 +251,17 @@ impl<'a, B: Backend> Walker<'a, B> {
         self.line(index).clear();
     }
 
-    /// The tiers after this one that the request does not rule out.
+    /// The tiers whose turn is after that of this one, and that the request does not rule out.
     fn later(&self, index: usize) -> impl Iterator<Item = &'a Tier<B>> {
-        let (tiers, exclude) = (&self.chain.tiers[index + 1..], self.walk.exclude);
-        tiers.iter().map(|later| &**later).filter(move |later| exclude(later).is_none())
+        let (early, exclude) = (self.early, self.walk.exclude);
+        // The early one comes before them all.
+        let from = if self.next == 0 { 0 } else { index + 1 };
+        let after = self.chain.tiers.iter().enumerate().skip(from);
+        let after = after.filter(move |(later, _)| *later != index && early != Some(*later));
+        after.map(|(_, tier)| &**tier).filter(move |tier| exclude(tier).is_none())
     }
 
-    /// What this and earlier tiers leave to later ones. Never less than a call is worth while there is enough for one.
+    /// What a tier leaves to those after it. Never less than a call is worth while there is enough for one.
     fn allotted(&self, index: usize) -> Deadline {
         let deadline = self.walk.deadline;
         let share = deadline.share(None, self.later(index).map(|later| later.reserve).sum());
