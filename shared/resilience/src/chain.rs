@@ -8,7 +8,8 @@
 //! that a hurried client's deadline left less than half of that limit does not, and with less than the tier's minimum none
 //! is made: a timeout that a healthy backend could not have kept says nothing about the backend, and a few impatient
 //! clients must not take it away from everybody. But where nobody else is answered either, such waits add up to the failure that
-//! a patient client would have seen ([`Silence`]), and so do those that are given up with their walk.
+//! a patient client would have seen ([`Silence`]), and so do those that are given up with their walk. A tier without a limit has
+//! nothing to tell patience by: what a client's deadline cuts off there is given up like the call of a client who goes away.
 //!
 //! A tier may bound the calls to it ([`Tier::bulkhead`]), ask a backend again (*retry*, [`Tier::retry`]), and make a second
 //! call beside a slow one (*hedge*, [`Tier::hedge`]); by default it does none of that. All extra calls of a chain draw on one

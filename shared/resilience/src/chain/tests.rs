@@ -3,6 +3,7 @@ mod capacity;
 mod end;
 mod first;
 mod hedge;
+mod hurry;
 mod pool;
 mod retry;
 mod silence;
@@ -486,16 +487,4 @@ async fn a_long_stream_holds_one_probe_slot_no_longer_than_to_its_first_content(
     other.success();
     let totals = breaker.snapshot().totals;
     assert_eq!((totals.success, totals.late, totals.cancelled), (2, 0, 0), "each has settled once");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hurried_client_does_not_open_a_breaker() {
-    let slow = backend("a", Script::Hang);
-    let chain = FallbackChain::new(vec![tier("one", vec![Arc::clone(&slow)])]);
-    for (timeout, state) in [(2400, State::Closed), (2600, State::Open)] {
-        let error = chain.run(walk(ms(timeout)), play).await.unwrap_err();
-        let ChainError::DeadlineExceeded { attempts } = error else { panic!("{error:?}") };
-        assert_eq!(outcomes(&attempts), [("a", AttemptOutcome::Timeout)]);
-        assert_eq!(slow.breaker().unwrap().state(), state);
-    }
 }

@@ -45,10 +45,11 @@ pub struct Tier<B> {
     /// Its name, unique in the chain.
     pub name: Arc<str>,
     /// The longest that a unary call may take, its retries at the same backend included. `None`: the deadline alone
-    /// limits it.
+    /// limits it, and a call that it cuts off is given up, as when the client goes away. A backend that hangs is then not
+    /// found out, unless its breaker's [`OnDrop`](crate::OnDrop) says from when on that is a failure.
     pub timeout: Option<Duration>,
     /// The longest that a streamed call may take to its first content, its retries at the same backend included.
-    /// `None`: the deadline alone limits it.
+    /// `None`: as for [`Tier::timeout`].
     pub first_item_timeout: Option<Duration>,
     /// The shortest time worth trying. With less, the tier is passed over, and no retry is begun.
     pub minimum: Duration,
@@ -74,7 +75,7 @@ pub struct Tier<B> {
 
 impl<B: Backend> Tier<B> {
     /// A tier of these backends, tried in this order, that the deadline alone limits: no timeouts, no minimum, no
-    /// reserve, no bulkhead, no retries, no hedges.
+    /// reserve, no bulkhead, no retries, no hedges. Where a backend may hang, give it a [`Tier::timeout`].
     pub fn new(name: &str, backends: Vec<Arc<B>>) -> Self {
         Self::of_pool(name, Arc::new(FixedPool::new(backends)))
     }

@@ -183,8 +183,14 @@ impl<'a, B: Backend> Walker<'a, B> {
                 self.leave(tier);
             }
         }
+        let given_up = matches!(failed, Failed::Late) && call.is_unlimited();
         let (guard, begun) = call.into_parts();
-        guard.settle(verdict);
+        if given_up {
+            // As when the client goes away: what that means is the breaker's own setting.
+            drop(guard);
+        } else {
+            guard.settle(verdict);
+        }
         let took = self.log.end(begun, verdict.outcome, detail, cause);
         self.chain.recorder.ended(tier, verdict.outcome);
         if verdict.outcome == AttemptOutcome::Timeout {

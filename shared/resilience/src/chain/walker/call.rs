@@ -67,9 +67,14 @@ impl<B> Call<B> {
     }
 
     /// Whether the client left so little time that a timeout says nothing about the backend. A retry's time is short
-    /// because of the backend's own failure.
+    /// because of the backend's own failure. Where the tier has no limit, nobody has said how much would be enough.
     pub(super) fn is_hurried(&self) -> bool {
-        self.retry == 0 && self.left < self.limit.unwrap_or_default() / 2
+        self.limit.is_none_or(|limit| self.retry == 0 && self.left < limit / 2)
+    }
+
+    /// Whether nothing but the client's deadline limits it.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.limit.is_none()
     }
 }
 
