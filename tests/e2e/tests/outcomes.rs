@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{Attempt, AttemptOutcome, CacheMode, ChatRequest, ChatResponse};
 use aiplatform_proto::resilience::v1::circuit_breaker_service_client::CircuitBreakerServiceClient;
-use aiplatform_proto::resilience::v1::{CircuitBreaker, ListCircuitBreakersRequest};
+use aiplatform_proto::resilience::v1::{CircuitBreaker, CircuitBreakerState, ListCircuitBreakersRequest};
 use aiplatform_proto::time::from_proto_duration;
 use e2e::answers::Router;
 use e2e::chat::{Streamed, ask, channel, open, outcomes, question, served_by};
@@ -16,7 +16,8 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use AttemptOutcome::{
-    Cancelled, Failure, Overloaded, Rejected, SkippedRequest, SkippedResting, Success, Timeout,
+    Cancelled, Failure, Overloaded, Rejected, SkippedBreaker, SkippedRequest, SkippedResting, Success,
+    Timeout,
 };
 
 async fn breaker(suite: &Suite, tier: &str) -> CircuitBreaker {
@@ -215,6 +216,30 @@ async fn a_slow_first_token_is_hedged_and_the_loser_leaves_nothing_behind() {
     });
     assert_eq!(ollama.await.cancelled, 0);
     suite.sim.wait_for("max", "client_gone", 2).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_found_out_behind_hedges_that_always_win() {
+    let suite = Options::new()
+        .with("AIP__TIERS__MAX__HEDGE__AFTER", "0.1")
+        .with("AIP__TIERS__MAX__FIRST_TOKEN_TIMEOUT", "0.5")
+        .with("CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECONDS", "60")
+        .start()
+        .await;
+    suite.sim.fault("max", json!({"kind": "hang"})).await;
+    let client = suite.client();
+    let answered = async || {
+        let end = Streamed::read(open(&client, question("x")).await.unwrap()).await.end.unwrap();
+        assert_eq!(end.served_by.as_ref().unwrap().tier, "ollama");
+        end.attempts
+    };
+    // Five waits of a tenth of a second are a failure, and three failures are enough.
+    for _ in 0..15 {
+        answered().await;
+    }
+    let max = breaker(&suite, "max").await;
+    assert_eq!((max.state(), max.totals.unwrap().failure), (CircuitBreakerState::Open, 3));
+    assert_eq!(outcomes(&answered().await), [("max", SkippedBreaker), ("ollama", Success)]);
 }
 
 #[tokio::test]

@@ -36,14 +36,14 @@ impl CallGuard {
         Self { permit, slot, budget, wait }
     }
 
-    /// The call was given less time than would tell something about its backend, and that is over. Says whether the backend
-    /// has been silent for too long by now.
-    pub(super) fn hurried(&mut self) -> bool {
+    /// The call is not waited for any longer, before its time would tell something about its backend. Says whether the
+    /// backend has been silent for too long by now.
+    pub(super) fn given_up(&mut self) -> bool {
         self.wait.take().is_some_and(Wait::given_up)
     }
 
-    /// Another call was faster: how long this one would have taken is nobody's to know.
-    pub(super) fn lost(mut self) {
+    /// The same, and the wait says nothing.
+    pub(super) fn disregarded(&mut self) {
         self.wait = None;
     }
 
@@ -112,7 +112,7 @@ impl CallGuard {
 impl Drop for CallGuard {
     fn drop(&mut self) {
         // A panic is the permit's own to see.
-        if !std::thread::panicking() && self.hurried() {
+        if !std::thread::panicking() && self.given_up() {
             self.end(Verdict::TIMEOUT);
         }
     }

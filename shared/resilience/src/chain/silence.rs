@@ -1,8 +1,8 @@
 //! A backend that is waited for in vain, by those who cannot wait long enough to tell.
 //!
-//! A timeout that a healthy backend could not have kept says nothing about it, and a client that goes away says as little. But
-//! where all clients are in a hurry, a backend that hangs would so never be found out, and each of them would lose on it all
-//! the time that it has. So what each of them waited is added up until the backend answers anybody. Once that comes to the time that a
+//! A timeout that a healthy backend could not have kept says nothing about it, and a client that goes away or is answered by a
+//! hedge says as little. But where all of them do so, a backend that hangs would never be found out, and each would lose on it
+//! all the time that it has, or a hedge. So what each of them waited is added up until the backend answers anybody. Once that comes to the time that a
 //! call may take, nobody has had an answer for as long as a patient client would have waited, and that is a failure like
 //! that client's.
 //!

@@ -32,7 +32,8 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Where it is kept for how long the backend has been waited for in vain. `None`, the default: nobody keeps it, and waits
-    /// too short to blame the backend never add up to a failure.
+    /// too short to blame the backend never add up to a failure. One that hangs is then not found out by clients in a hurry, nor
+    /// behind hedges that always win.
     fn silence(&self) -> Option<&Silence> {
         None
     }

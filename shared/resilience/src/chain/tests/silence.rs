@@ -83,18 +83,64 @@ async fn a_crowd_in_a_hurry_is_one_wait() {
     assert_eq!(failures(&hanging), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_call_that_lost_against_its_hedge_says_nothing() {
-    let hanging = guarded("a", Script::Hang, 1);
-    let one = Tier {
+/// A tier of these two, in this order, with a limit of 1 s and hedges after 500 ms.
+fn hedging(one: &Arc<Scripted>, other: &Arc<Scripted>) -> FallbackChain<Scripted> {
+    let tier = Tier {
         timeout: Some(ms(1000)),
         hedge: Some(Hedge::after(ms(500)).unwrap()),
-        ..Tier::new("one", vec![Arc::clone(&hanging), guarded("b", Script::Answer, 1)])
+        ..Tier::new("one", vec![Arc::clone(one), Arc::clone(other)])
     };
-    let chain = FallbackChain::new(vec![Arc::new(one)]);
-    for _ in 0..5 {
-        assert_eq!(chain.run(walk(ms(60_000)), play).await.unwrap().answer, "b");
+    FallbackChain::new(vec![Arc::new(tier)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_hangs_is_found_out_behind_hedges_that_always_win_too() {
+    let hanging = guarded("a", Script::Hang, 2);
+    let chain = hedging(&hanging, &guarded("b", Script::Answer, 1));
+    // Each waits for 500 ms: the second makes 1 s full.
+    for (request, expected) in [0, 1, 1, 2].into_iter().enumerate() {
+        let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+        assert_eq!((served.answer, failures(&hanging)), ("b", expected), "request {request}");
+        let (outcome, detail) = if request % 2 == 0 {
+            (AttemptOutcome::Cancelled, "another attempt was faster")
+        } else {
+            (AttemptOutcome::Timeout, "no answer within 500.0ms, as nobody else had in 1.0s")
+        };
+        assert_eq!((served.attempts[0].outcome, &*served.attempts[0].detail), (outcome, detail));
     }
-    let totals = hanging.breaker().unwrap().snapshot().totals;
-    assert_eq!((totals.failure, totals.cancelled), (0, 5));
+    assert_eq!(hanging.breaker().unwrap().state(), State::Open);
+    assert_eq!(hanging.breaker().unwrap().snapshot().totals.cancelled, 2);
+    assert_eq!(chain.stats().tiers[0].failures, 2);
+    let served = chain.run(walk(ms(60_000)), play).await.unwrap();
+    assert_eq!(served.attempts[1].took, ms(0), "and nobody waits for it any longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_only_slower_than_its_hedge_and_answers_some_is_not() {
+    let (slow, other) = (guarded("a", Script::Hang, 1), guarded("b", Script::Answer, 1));
+    let chain = hedging(&slow, &other);
+    let calls = AtomicU32::new(0);
+    let every_other_is_quick = |backend: Arc<Scripted>, deadline| {
+        let quick = backend.name == "a" && calls.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        async move { if quick { Ok(backend.name) } else { play(backend, deadline).await } }
+    };
+    for _ in 0..10 {
+        for expected in ["b", "a"] {
+            let served = chain.run(walk(ms(60_000)), every_other_is_quick).await.unwrap();
+            assert_eq!(served.answer, expected);
+            tokio::time::advance(ms(10_000)).await;
+        }
+    }
+    assert_eq!(failures(&slow), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_that_loses_was_never_given_its_time_and_says_nothing() {
+    let hedge = guarded("b", Script::Slow(900), 1);
+    let chain = hedging(&guarded("a", Script::Slow(800), 1), &hedge);
+    for _ in 0..10 {
+        assert_eq!(chain.run(walk(ms(60_000)), play).await.unwrap().answer, "a");
+    }
+    let totals = hedge.breaker().unwrap().snapshot().totals;
+    assert_eq!((totals.failure, totals.cancelled), (0, 10));
 }

@@ -31,6 +31,7 @@ pub(super) struct Call<B> {
     /// What was left when it began.
     left: Duration,
     is_probe: bool,
+    is_hedge: bool,
     begun: Begun,
     guard: CallGuard,
 }
@@ -63,7 +64,22 @@ impl<B> Call<B> {
 
     /// What it means that it was cut off.
     fn cut_off(&mut self) -> Verdict {
-        if self.is_hurried() && !self.guard.hurried() { Verdict::HURRIED } else { Verdict::TIMEOUT }
+        if self.is_hurried() && !self.guard.given_up() { Verdict::HURRIED } else { Verdict::TIMEOUT }
+    }
+
+    /// Another call has ended the walk. In words, what is wrong with this one's backend by now: nobody has had an answer for as
+    /// long as a call may take.
+    ///
+    /// Without that, hedges that always win would hide a backend that hangs. A hedge's own wait says nothing: it begins late
+    /// and ends with the call beside it, so that a backend that is well may never have its time.
+    pub(super) fn lost(&mut self, streaming: bool) -> Option<String> {
+        if self.is_hedge {
+            self.guard.disregarded();
+            return None;
+        }
+        let limit = self.limit.filter(|_| self.guard.given_up())?;
+        let waited = self.left.saturating_sub(self.deadline.remaining());
+        Some(no_answer(waited, streaming) + &nor_had_others(limit))
     }
 
     /// Whether the client left so little time that a timeout says nothing about the backend. A retry's time is short
@@ -112,22 +128,29 @@ impl<E: CallError> Failed<E> {
         match self {
             Self::Error(error) => (error.to_string(), error.cause()),
             Self::Late => {
-                let what = if streaming { "first content" } else { "answer" };
-                let left = call.left;
                 let hurried = match call.limit {
                     Some(limit) if call.is_hurried() && verdict.breaker == Outcome::Failure => {
-                        format!(", as nobody else had in {limit:.1?}")
+                        nor_had_others(limit)
                     }
                     Some(limit) if call.is_hurried() => {
                         format!(", too short to blame the backend: its limit is {limit:.1?}")
                     }
                     Some(_) | None => String::new(),
                 };
-                let words = format!("no {what} within {left:.1?}{hurried}");
+                let words = no_answer(call.left, streaming) + &hurried;
                 (words.clone(), words)
             }
         }
     }
+}
+
+fn no_answer(within: Duration, streaming: bool) -> String {
+    let what = if streaming { "first content" } else { "answer" };
+    format!("no {what} within {within:.1?}")
+}
+
+fn nor_had_others(limit: Duration) -> String {
+    format!(", as nobody else had in {limit:.1?}")
 }
 
 impl<B: Backend> Walker<'_, B> {
@@ -195,6 +218,7 @@ impl<B: Backend> Walker<'_, B> {
             limit,
             left: deadline.remaining(),
             is_probe: state == Some(State::HalfOpen),
+            is_hedge: why == Some(ExtraCall::Hedge),
             begun: self.log.begin(&tier.name, turn.backend.name(), state, turn.retry, why),
             backend: turn.backend,
             guard: CallGuard::new(permit, slot, self.chain.budget.clone(), wait),

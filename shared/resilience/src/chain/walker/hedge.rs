@@ -6,7 +6,9 @@
 //! breaker without the verdict that it waits for.
 //!
 //! The call that ends the walk cancels the other one: that is dropped, its permit settles as cancelled, and its slot is
-//! free, before anything else happens. When one fails the other is waited for, and the walk goes on from there.
+//! free, before anything else happens. Unless its backend has been silent to everybody for as long as a call may take: then it
+//! is the timeout that it would have been without its hedge. When one fails the other is waited for, and the walk goes on from
+//! there.
 //!
 //! A hedge changes when an answer comes, and never what it is. So what a later tier's hedge says against the request counts
 //! only when the walk comes to that tier: the call beside it was made in its own right, and may answer a request for which
@@ -26,7 +28,7 @@ use crate::breaker::{CircuitBreaker, State};
 use crate::bulkhead::Bulkhead;
 use crate::chain::attempt::{AttemptOutcome, ExtraCall};
 use crate::chain::tier::Backend;
-use crate::classify::{CallError, Next};
+use crate::classify::{CallError, Next, Verdict};
 use crate::deadline::Deadline;
 
 impl<B: Backend> Walker<'_, B> {
@@ -153,12 +155,19 @@ impl<B: Backend> Walker<'_, B> {
     }
 
     /// A call was given up, because the other one had the last word.
-    fn cancelled(&mut self, call: Call<B>, words: &str) {
+    fn cancelled(&mut self, mut call: Call<B>, words: &str) {
         let tier = call.index();
+        let silence = call.lost(self.walk.streaming);
         let (guard, begun) = call.into_parts();
-        guard.lost();
-        let took = self.log.end(begun, AttemptOutcome::Cancelled, words.to_owned(), words.to_owned());
-        self.chain.recorder.ended(tier, AttemptOutcome::Cancelled);
+        let (outcome, words) = if let Some(silence) = silence {
+            guard.settle(Verdict::TIMEOUT);
+            (AttemptOutcome::Timeout, silence)
+        } else {
+            drop(guard);
+            (AttemptOutcome::Cancelled, words.to_owned())
+        };
+        let took = self.log.end(begun, outcome, words.clone(), words);
+        self.chain.recorder.ended(tier, outcome);
         self.observe(tier, took);
     }
 }
