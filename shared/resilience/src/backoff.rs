@@ -190,7 +190,8 @@ impl Iterator for Delays {
 
 /// How often one backend is asked, and how long after a failure it is asked again.
 ///
-/// It limits one request. What all requests together may retry is limited by a [`RetryBudget`](crate::RetryBudget).
+/// It limits the calls of one request to one backend; in a chain, [`Tier::max_calls`](crate::Tier::max_calls) limits those to
+/// all backends of a tier. What all requests together may retry is limited by a [`RetryBudget`](crate::RetryBudget).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
     max_attempts: NonZeroU32,
@@ -223,18 +224,16 @@ impl RetryPolicy {
         &self.backoff
     }
 
-    /// How long to wait before the next call, when `made` calls were made and the last ended with this verdict. `None`:
-    /// no more calls.
+    /// How long to wait before the next call to a backend, when `made` calls were made to it and the last ended with this
+    /// verdict. `None`: no more calls.
     ///
     /// A backend that wants to be left alone is obeyed, up to the backoff's cap; one that wants more than that is not asked
-    /// again.
+    /// again. The backoff comes on top: all who were told the same time would come back together.
     pub fn next_delay(&self, made: u32, verdict: &Verdict, randomness: &dyn Randomness) -> Option<Duration> {
         self.delay_within(made, verdict, self.backoff.cap, randomness)
     }
 
     /// The same, with a limit of its own for what a backend may ask for.
-    ///
-    /// The backoff comes on top of what the backend asks for: all who were told the same time would come back together.
     pub fn delay_within(
         &self,
         made: u32,

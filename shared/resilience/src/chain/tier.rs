@@ -59,9 +59,11 @@ pub struct Tier<B> {
     /// Bounds the calls to all its backends together. A call waits for its slot before its time begins to run. `None`:
     /// nothing bounds them. Chains that share the tier share the bulkhead.
     pub bulkhead: Option<Bulkhead>,
-    /// How often, and after which waits, a backend is asked again that says it may be, once the others have had their turn.
+    /// How often, and after which waits, each backend is asked that says it may be asked again, once the others have had their
+    /// turn. By default none is asked twice.
     pub retry: RetryPolicy,
-    /// The most calls that one walk makes here, to all backends together.
+    /// The most calls that one walk makes here, to all backends together: first calls, failovers, retries and hedges to them.
+    /// By default as many as there are backends, times what [`Tier::retry`] allows each.
     pub max_calls: u32,
     /// After which time a second call is made in parallel to a slow one: to another backend, else to the next tier that
     /// takes hedges. `None`: never.

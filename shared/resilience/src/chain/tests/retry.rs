@@ -61,9 +61,44 @@ async fn another_backend_is_asked_before_the_same_one_again() {
             ("a", AttemptOutcome::Failure, 0, 0),
             ("b", AttemptOutcome::Failure, 0, 0),
             ("a", AttemptOutcome::Failure, 1, 100),
-            ("b", AttemptOutcome::Success, 1, 200),
+            ("b", AttemptOutcome::Success, 1, 100),
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_backend_is_asked_as_often_as_the_policy_says_and_the_tier_as_often_as_it_says() {
+    let asked = async |names: &[&'static str], max_calls| {
+        let backends = names.iter().map(|name| guarded(name, Script::Flaky(99), 99)).collect();
+        let tier = Tier { max_calls, retry: policy(3), ..Tier::new("one", backends) };
+        let error = FallbackChain::new(vec![Arc::new(tier)]).run(walk(ms(60_000)), play).await.unwrap_err();
+        let ChainError::Exhausted { attempts, .. } = error else { panic!("{error:?}") };
+        attempts.iter().map(|attempt| attempt.backend.to_string()).collect::<String>()
+    };
+    assert_eq!(asked(&["a"], u32::MAX).await, "aaa");
+    assert_eq!(asked(&["a", "b"], u32::MAX).await, "ababab");
+    assert_eq!(asked(&["a", "b", "c"], u32::MAX).await, "abcabcabc");
+    assert_eq!(asked(&["a", "b", "c"], 4).await, "abca");
+    assert_eq!(asked(&["a", "b", "c"], 2).await, "ab");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_retry_is_one_call_more_at_the_tier() {
+    // The second call is it, whoever makes it, and whatever the first one failed of.
+    for (retry, other) in [(Retry::AtOnce, Retry::AtOnce), (Retry::Backoff, Retry::Once)] {
+        let backends = vec![guarded("a", Script::Failing(retry), 9), guarded("b", Script::Failing(other), 9)];
+        let chain = FallbackChain::new(vec![Arc::new(Tier {
+            max_calls: 9,
+            retry: policy(2),
+            ..Tier::new("one", backends)
+        })]);
+        let ChainError::Exhausted { attempts, .. } = chain.run(walk(ms(60_000)), play).await.unwrap_err()
+        else {
+            panic!()
+        };
+        let calls_of = |name| attempts.iter().filter(|attempt| &*attempt.backend == name).count();
+        assert_eq!(calls_of("b"), 1, "{retry:?}: {attempts:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,9 @@
 //! Who is asked next within a tier, and at what price.
 //!
 //! Another backend comes before the same one again: it is not the one that has just failed, and there is no need to wait
-//! for it. Where that is the only retry that a failure is worth ([`Retry::AtOnce`], [`Retry::Once`]), the failover is it.
+//! for it. Where one more call is all that a failure is worth ([`Retry::AtOnce`], [`Retry::Once`]), the tier's second call is
+//! it, the failover too. Else each backend is called as often as the policy says, and all of them as often as the tier does
+//! ([`Tier::max_calls`](crate::Tier::max_calls)).
 //!
 //! A retry is made only where the backend says that it may be asked again, its breaker is not open, what is left of the
 //! time is worth a call, and the budget would grant it. It asks for slot and permit anew, after its wait: what is asleep is no
@@ -56,11 +58,12 @@ impl<B: Backend> Walker<'_, B> {
         let line = self.line(index);
         line.failover_costs = verdict.retry != Retry::AtOnce;
         let only_once = matches!(verdict.retry, Retry::AtOnce | Retry::Once);
-        if only_once && line.has_fresh() {
+        if only_once && (line.calls > 1 || line.has_fresh()) {
             return;
         }
         let longest = chain.longest_rest.unwrap_or_else(|| policy.backoff().cap());
-        let Some(delay) = policy.delay_within(line.calls, verdict, longest, &*chain.randomness) else {
+        let made = call.retry() + 1;
+        let Some(delay) = policy.delay_within(made, verdict, longest, &*chain.randomness) else {
             return;
         };
         let (why, deadline) = match (verdict.retry_after, verdict.retry) {
