@@ -108,8 +108,8 @@ impl From<Verdict> for CallReport {
     }
 }
 
-/// How the same backend may be asked again. Where it has named a time itself ([`Verdict::retry_after`]), that time comes in
-/// the place of any other wait.
+/// How the same backend may be asked again. Where it has named a time itself ([`Verdict::retry_after`]), not before that, and
+/// then after a backoff all the same, so that not all who were told the same time come back together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retry {
