@@ -131,7 +131,8 @@ impl CircuitBreakerConfig {
     }
 
     /// All settings, starting from what suits the tier of a fallback chain: opens after 3 failures in a row, whatever the
-    /// rates are; waits 30 s ± 15 %, so that replicas do not probe together; one probe.
+    /// rates are; waits 30 s ± 15 %, so that replicas do not probe together; one probe, for which half-open lasts 30 s at most:
+    /// for streams that go on for longer there is [`Permit::pass_probe`](crate::Permit::pass_probe).
     pub fn tier() -> CircuitBreakerConfigBuilder {
         CircuitBreakerConfigBuilder::tier()
     }

@@ -93,6 +93,11 @@ impl<B: Borrow<CircuitBreaker>> Permit<B> {
     ///
     /// From here on slowness is decided: by the time up to now, because a long answer is not a slow backend. And a drop
     /// is a success: the client went away from a backend that did its work. A second call changes nothing.
+    ///
+    /// A probe holds half-open to the end of its stream all the same. Where that may come later than the configuration's
+    /// [`half_open_max_wait`](crate::CircuitBreakerConfigBuilder::half_open_max_wait), which is the open wait unless it is set,
+    /// call [`pass_probe`](Self::pass_probe) instead: else the breaker opens again before the stream has ended, its success is
+    /// late, and a backend that is well stays out for as long as its answers are long.
     pub fn first_chunk(&mut self) {
         if !self.has_begun {
             self.has_begun = true;

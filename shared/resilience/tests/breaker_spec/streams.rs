@@ -172,6 +172,17 @@ fn a_long_stream_keeps_no_other_probe_out_and_half_open_does_not_last_too_long_b
 }
 
 #[test]
+fn a_probe_that_only_tells_its_first_chunk_is_late_where_half_open_may_not_last_to_its_end() {
+    let rig = Rig::due(touchy().half_open_max_wait(secs(5), AfterHalfOpen::Open));
+    let mut long = rig.acquire();
+    long.first_chunk();
+    rig.advance(secs(6));
+    long.success();
+    assert_eq!((rig.state(), rig.reason()), (State::Open, Some(TripReason::HalfOpenTimedOut)));
+    assert_eq!(rig.snapshot().totals.late, 1);
+}
+
+#[test]
 fn a_probe_that_has_passed_and_fails_while_others_are_awaited_turns_its_success_into_a_failure() {
     let strict = Rig::due(touchy().half_open_calls(2));
     let mut probe = strict.acquire();

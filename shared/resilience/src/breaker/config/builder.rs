@@ -184,6 +184,9 @@ impl CircuitBreakerConfigBuilder {
 
     /// Half-open that lasts longer than this leads to `then`: a probe that never settles cannot hold the breaker.
     ///
+    /// A probe whose stream goes on for longer counts as one, unless it passes with its first chunk
+    /// ([`Permit::pass_probe`](crate::Permit::pass_probe)).
+    ///
     /// Without a probe out nothing is held, and half-open does not go back to open however long it lasts; its time begins anew
     /// with the next probe. It does close, where that is what `then` says.
     pub fn half_open_max_wait(mut self, wait: Duration, then: AfterHalfOpen) -> Self {
