@@ -204,11 +204,12 @@ impl Call {
         &self.replica
     }
 
-    /// The head of a stream is there. From here on a client that goes away leaves a router that did its work.
+    /// The head of a stream is there. From here on a client that goes away leaves a router that did its work, and nobody waits
+    /// for the stream's end to know that it is back.
     pub(crate) fn begun(&mut self) {
         self.replica.hear();
         if let Some(permit) = &mut self.permit {
-            permit.first_chunk();
+            permit.pass_probe();
         }
     }
 

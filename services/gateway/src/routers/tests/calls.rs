@@ -223,6 +223,23 @@ async fn a_degraded_answer_is_no_recommendation() {
     assert_eq!(shares, [false, true]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_finds_a_router_back_keeps_nobody_from_it_until_its_end() {
+    let routers = Network::of(&[A]).routers(&URLS[..1]);
+    let members = routers.pool.members();
+    let breaker = members[0].breaker();
+    breaker.open("test", "it was away");
+    breaker.end_wait("test", "it is back");
+    let mut stream = members[0].begin().unwrap();
+    assert!(members[0].begin().is_err(), "not known yet");
+    stream.begun();
+    assert_eq!(breaker.state(), State::Closed);
+    members[0].begin().unwrap().answered();
+    stream.answered();
+    let totals = breaker.snapshot().totals;
+    assert_eq!((totals.success, totals.late), (2, 0));
+}
+
 // tonic's balancer would wait for ever, and its timeout would end as CANCELLED.
 #[tokio::test(start_paused = true)]
 async fn where_nobody_is_the_call_ends_at_once() {
