@@ -1,6 +1,7 @@
 // Talks to the gateway with OpenAI's Node client. Usage: client.mjs BASE_URL SIM_CONTROL_URL.
 import assert from "node:assert/strict";
 import OpenAI from "openai";
+import { makeParseableResponseFormat, makeParseableTool } from "openai/lib/parser";
 
 const [base, control] = process.argv.slice(2);
 const client = new OpenAI({ baseURL: base, apiKey: "none", maxRetries: 0 });
@@ -85,6 +86,26 @@ async function checkTools() {
   assert.equal(next.choices[0].finish_reason, "stop");
 }
 
+/** What the client has parsed goes back as the client has it. */
+async function checkParsed() {
+  const fn = { name: "say", strict: true, parameters: { type: "object", properties: {}, additionalProperties: false } };
+  const parser = (text) => ({ text });
+  const tool = makeParseableTool({ type: "function", function: fn }, { parser });
+  const forced = { ...asked, tools: [tool], tool_choice: "required" };
+  const call = (await client.chat.completions.parse(forced)).choices[0].message;
+  assert.ok(call.tool_calls[0].function.parsed_arguments);
+  const result = { role: "tool", tool_call_id: call.tool_calls[0].id, content: "done" };
+  const json_schema = { name: "said", strict: true, schema: fn.parameters };
+  const response_format = makeParseableResponseFormat({ type: "json_schema", json_schema }, parser);
+  const formed = (await client.chat.completions.parse({ ...asked, response_format })).choices[0].message;
+  console.log("parsed:", formed.parsed);
+  assert.equal(formed.parsed.text, formed.content);
+  for (const said of [[...messages, call, result], [...messages, formed, ...messages]]) {
+    const next = await client.chat.completions.create({ ...asked, messages: said });
+    assert.ok(next.choices[0].message.content);
+  }
+}
+
 async function checkErrors() {
   const create = (more) => () => client.chat.completions.create({ ...asked, ...more });
   let error = await raises(OpenAI.BadRequestError, create({ temperature: 9 }));
@@ -130,6 +151,7 @@ async function checkTimeoutAndAbort() {
 const whole = await checkAnswers();
 await checkStream(whole);
 await checkTools();
+await checkParsed();
 await checkErrors();
 await checkBrokenStream();
 await checkTimeoutAndAbort();

@@ -5,6 +5,7 @@ import time
 import urllib.request
 
 import openai
+import pydantic
 
 BASE, CONTROL = sys.argv[1:3]
 ASK = [{"role": "user", "content": "hello from python"}]
@@ -97,6 +98,30 @@ def check_tools(client):
     assert client.chat.completions.create(model="assistant", messages=messages).choices[0].finish_reason == "stop"
 
 
+class Said(pydantic.BaseModel):
+    """A form whose reader takes any answer: the simulator's are no JSON."""
+
+    text: str
+
+    @classmethod
+    def model_validate_json(cls, json_data, **_):  # pylint: disable=arguments-differ
+        return cls(text=json_data)
+
+
+def check_parsed(client):
+    """What the client has parsed goes back as the client has it."""
+    tool = openai.pydantic_function_tool(Said, name="say")
+    forced = {"model": "assistant", "messages": ASK, "tools": [tool], "tool_choice": "required"}
+    call = client.chat.completions.parse(**forced).choices[0].message
+    assert "parsed_arguments" in call.tool_calls[0].function.model_dump(), call
+    result = {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "done"}
+    formed = client.chat.completions.parse(model="assistant", messages=ASK, response_format=Said).choices[0].message
+    print("parsed:", formed.parsed)
+    assert formed.parsed.text == formed.content, formed
+    for messages in (ASK + [call, result], ASK + [formed] + ASK):
+        assert client.chat.completions.create(model="assistant", messages=messages).choices[0].message.content
+
+
 def check_errors(client):
     """Errors are the client's own exceptions."""
 
@@ -179,6 +204,7 @@ def main():
     whole = check_answers(client)
     check_stream(client, whole)
     check_tools(client)
+    check_parsed(client)
     check_errors(client)
     check_broken_stream(client)
     check_timeouts(client)

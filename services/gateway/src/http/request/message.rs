@@ -43,8 +43,8 @@ fn message(path: &str, value: Value) -> Result<Message, Refusal> {
             return object.refuse(name, rule);
         }
     }
-    // Clients send back the answers that they were given, with all that those had.
-    object.ignore(&["annotations", CACHE_CONTROL]);
+    // Clients send back the answers that they were given, with all that those had. OpenAI's own add what they read in them.
+    object.ignore(&["annotations", "parsed", CACHE_CONTROL]);
     object.end()?;
     Ok(message)
 }
@@ -108,6 +108,7 @@ fn tool_call(path: &str, value: Value) -> Result<ToolCall, Refusal> {
     };
     let name = function.required_text("name")?;
     let arguments = function.text("arguments")?.unwrap_or_default();
+    function.ignore(&["parsed_arguments"]);
     function.end()?;
     // Some clients send the pieces of a stream back, which are counted.
     object.ignore(&["index"]);
