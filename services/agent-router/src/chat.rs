@@ -1,5 +1,7 @@
 //! A chat that has passed the door: its fields keep the rules, and its agent is known.
 
+mod given;
+
 use std::sync::Arc;
 
 use aiplatform_proto::inference::v1::{
@@ -59,6 +61,7 @@ impl Chat {
             return Err(invalid_request(told).unwrap_or_else(|| Reason::InvalidRequest.status(rule).build()));
         }
         complete(&mut request.sampling, &agent.settings.sampling);
+        given::write_out(&mut request);
         let system_prompt = agent
             .settings
             .system_prompt
@@ -67,7 +70,7 @@ impl Chat {
         Ok((Self { request: Arc::new(request), system_prompt, goes_on: false }, agent))
     }
 
-    /// The request.
+    /// The request. Its JSON is text, however it came.
     pub fn request(&self) -> &ChatRequest {
         &self.request
     }
@@ -210,6 +213,7 @@ pub(crate) mod tests {
     pub(crate) fn chat(system_prompt: Option<&str>, change: impl FnOnce(&mut ChatRequest)) -> Chat {
         let mut request = ChatRequest { messages: vec![user("hi")], ..ChatRequest::default() };
         change(&mut request);
+        given::write_out(&mut request);
         let system = |prompt: &str| Message { role: Role::System.into(), ..user(prompt) };
         Chat { request: Arc::new(request), system_prompt: system_prompt.map(system), goes_on: false }
     }

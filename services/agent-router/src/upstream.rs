@@ -11,6 +11,7 @@ mod finish;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod harness;
 mod http_client;
+mod json;
 pub mod ollama;
 pub mod openai;
 pub(crate) mod prefix;

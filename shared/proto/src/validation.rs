@@ -83,20 +83,11 @@ pub fn violations(chat: &ChatRequest) -> Vec<Violation> {
     if CacheMode::try_from(chat.cache).is_err() {
         found.add("cache", "must be a known cache mode");
     }
-    for (key, value) in chat.extra_body.iter().flat_map(|body| &body.fields) {
-        if RESERVED.contains(&key.as_str()) {
-            found.add(
-                format_args!("extra_body.{key}"),
-                "must not be set here: the request has a field for it",
-            );
+    found.json_fields("extra_body", chat.extra_body.as_ref(), &chat.extra_body_json, |found, field, name| {
+        if RESERVED.contains(&name) {
+            found.add(format_args!("{field}.{name}"), "must not be set here: the request has a field for it");
         }
-        // A name comes from outside as well; one that is long is not repeated.
-        if key.len() <= MAX_NAME {
-            found.json_value(format_args!("extra_body.{key}"), value);
-        } else {
-            found.json_value("extra_body", value);
-        }
-    }
+    });
     found.violations
 }
 
@@ -233,7 +224,8 @@ impl Found {
         self.require(tools.len() <= MAX_TOOLS, "tools", format_args!("must be at most {MAX_TOOLS} tools"));
         for (index, tool) in tools.iter().take(MAX_TOOLS).enumerate() {
             self.require(is_identifier(&tool.name), format_args!("tools[{index}].name"), IdentifierRule);
-            self.json(format_args!("tools[{index}].parameters"), tool.parameters.as_ref());
+            let field = format_args!("tools[{index}].parameters");
+            self.json(field, tool.parameters.as_ref(), &tool.parameters_json);
         }
     }
 
@@ -261,8 +253,9 @@ impl Found {
             Some(Some(response_format::Format::JsonSchema(schema))) => {
                 self.require(is_identifier(&schema.name), "response_format.json_schema.name", IdentifierRule);
                 let field = "response_format.json_schema.schema";
-                self.require(schema.schema.is_some(), field, "must be set");
-                self.json(field, schema.schema.as_ref());
+                let given = schema.schema.is_some() || !schema.schema_json.is_empty();
+                self.require(given, field, "must be set");
+                self.json(format_args!("{field}"), schema.schema.as_ref(), &schema.schema_json);
             }
             Some(Some(response_format::Format::JsonObject(_))) | None => {}
         }

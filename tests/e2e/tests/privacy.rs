@@ -28,7 +28,7 @@ fn telling() -> ChatRequest {
             Message { role: Role::Tool.into(), tool_call_id: "1".into(), ..user(MARKER) },
             user(&format!("again: the {MARKER}")),
         ],
-        tools: vec![Tool { name: "f".into(), description: MARKER.into(), parameters: None }],
+        tools: vec![Tool { name: "f".into(), description: MARKER.into(), ..Tool::default() }],
         extra_body: Some(prost_types::Struct { fields: [("user".to_owned(), value)].into() }),
         ..ChatRequest::default()
     }

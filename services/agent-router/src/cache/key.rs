@@ -7,7 +7,8 @@
 //!   answer at any time, and where they run changes nothing. But an agent that is given another model speaks with another
 //!   voice from then on, and does not repeat the old one's words for a day;
 //! * the conversation with the agent's prompt before it, sampling as it takes effect (the agent's defaults included), tools, the
-//!   form of the answer, and what is passed through.
+//!   form of the answer, and what is passed through. JSON counts as it is written: the order of a schema's fields is that of
+//!   the answer's.
 //!
 //! Not the deadline, the cache mode, whether a degraded answer would do, or the pinned tier: they decide who answers, not what
 //! is asked. Nor what a model reasoned for an earlier turn: no upstream is sent that. Each part stands behind its length, so that no two different questions have the same bytes.
@@ -23,7 +24,7 @@ use crate::agents::Agent;
 use crate::chat::Chat;
 
 /// Changes whenever the same question would give other bytes, or other questions the same.
-const VERSION: &[u8] = b"aip-answer/3";
+const VERSION: &[u8] = b"aip-answer/4";
 
 /// The SHA-256 of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +44,7 @@ impl CacheKey {
             tools: request.tools.clone(),
             tool_choice: request.tool_choice.clone(),
             response_format: request.response_format.clone(),
-            extra_body: request.extra_body.clone(),
+            extra_body_json: request.extra_body_json.clone(),
             ..ChatRequest::default()
         };
         let mut hash = Sha256::new();

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::Method;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Request, Response, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use service_kit::config::Secret;
 use service_kit::telemetry::propagation;
@@ -72,7 +72,7 @@ impl HttpClient {
     pub(super) async fn post(
         &self,
         url: &Url,
-        body: &Value,
+        body: &impl Serialize,
         api_key: Option<&Secret>,
         expected: &'static str,
     ) -> Result<Response, UpstreamError> {

@@ -66,7 +66,7 @@ impl OpenAiBackend {
 
     async fn ask(&self, chat: &Chat) -> Result<Answer, UpstreamError> {
         self.accepts.check(chat)?;
-        let body = request::body(chat, &self.model, false);
+        let body = request::body(chat, &self.model, false)?;
         let response = self.client.post(&self.url, &body, self.api_key.as_ref(), "application/json").await?;
         let body = whole(response).await?;
         let completion: Completion =
@@ -79,9 +79,9 @@ impl OpenAiBackend {
         let attempt = self.attempt(true, deadline);
         let request = async {
             self.accepts.check(chat)?;
-            let mut body = request::body(chat, &self.model, true);
-            if let (true, Some(body)) = (chat.goes_on(), body.as_object_mut()) {
-                self.prefix.add_to(body);
+            let mut body = request::body(chat, &self.model, true)?;
+            if chat.goes_on() {
+                self.prefix.add_to(&mut body);
             }
             self.client.post(&self.url, &body, self.api_key.as_ref(), "text/event-stream").await
         };

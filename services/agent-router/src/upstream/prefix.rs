@@ -7,9 +7,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Map, Value, json};
-
+use super::json::{Fields, Json, given_fields};
 use crate::config::PrefixStyle;
+
+/// The field of what chat templates are given.
+const KWARGS: &str = "chat_template_kwargs";
 
 /// What one server takes.
 #[derive(Debug)]
@@ -34,18 +36,23 @@ impl Prefix {
     }
 
     /// Adds to a request whose last message is the beginning of the answer what leaves that message open.
-    pub(super) fn add_to(&self, body: &mut Map<String, Value>) {
-        let open = [("add_generation_prompt", false), ("continue_final_message", true)];
+    pub(super) fn add_to(&self, body: &mut Fields<'_>) {
+        let open = [("add_generation_prompt", false), ("continue_final_message", true)]
+            .map(|(name, value)| (name.to_owned(), Json::from(value)));
         match self.style {
             PrefixStyle::ChatTemplateKwargs => {
-                let kwargs = body.entry("chat_template_kwargs").or_insert_with(|| json!({}));
-                if let Value::Object(kwargs) = kwargs {
-                    kwargs.extend(open.map(|(name, value)| (name.to_owned(), value.into())));
+                // The client's own, where it has set any, are kept beside these.
+                let given = match body.get(KWARGS) {
+                    Some(Json::Given(text)) => given_fields(text.get()),
+                    Some(Json::Own(_) | Json::List(_) | Json::Object(_)) | None => Ok(Fields::new()),
+                };
+                // What is no object there is the server's to refuse.
+                if let Ok(mut kwargs) = given {
+                    kwargs.extend(open);
+                    body.insert(KWARGS.to_owned(), Json::Object(kwargs));
                 }
             }
-            PrefixStyle::ContinueFinalMessage => {
-                body.extend(open.map(|(name, value)| (name.to_owned(), value.into())));
-            }
+            PrefixStyle::ContinueFinalMessage => body.extend(open),
             PrefixStyle::AssistantMessage | PrefixStyle::None => {}
         }
     }
@@ -54,23 +61,25 @@ impl Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
-    fn added(style: PrefixStyle, body: Value) -> Value {
-        let Value::Object(mut body) = body else { panic!("no object") };
+    fn added(style: PrefixStyle, body: &Value) -> Value {
+        let text = body.to_string();
+        let mut body = given_fields(&text).unwrap();
         Prefix::new(style).add_to(&mut body);
-        body.into()
+        serde_json::to_value(body).unwrap()
     }
 
     #[test]
     fn each_style_leaves_the_last_message_open_in_its_own_words() {
         let open = json!({"add_generation_prompt": false, "continue_final_message": true});
-        assert_eq!(added(PrefixStyle::ContinueFinalMessage, json!({})), open);
-        assert_eq!(added(PrefixStyle::ChatTemplateKwargs, json!({})), json!({"chat_template_kwargs": open}));
+        assert_eq!(added(PrefixStyle::ContinueFinalMessage, &json!({})), open);
+        assert_eq!(added(PrefixStyle::ChatTemplateKwargs, &json!({})), json!({"chat_template_kwargs": open}));
         let own = json!({"chat_template_kwargs": {"enable_thinking": false}});
-        let both = added(PrefixStyle::ChatTemplateKwargs, own);
+        let both = added(PrefixStyle::ChatTemplateKwargs, &own);
         assert_eq!(both["chat_template_kwargs"]["enable_thinking"], false);
         assert_eq!(both["chat_template_kwargs"]["continue_final_message"], true);
-        assert_eq!(added(PrefixStyle::AssistantMessage, json!({})), json!({}));
+        assert_eq!(added(PrefixStyle::AssistantMessage, &json!({})), json!({}));
     }
 
     #[test]

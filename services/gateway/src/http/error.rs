@@ -135,9 +135,14 @@ fn named(field: &str, message: &str) -> (Option<String>, String) {
 
 /// A field of our API by its name in OpenAI's request. One that has that name already keeps it.
 fn openai_name(field: &str) -> String {
-    if let Some(name) = field.strip_prefix("sampling.").or_else(|| field.strip_prefix("extra_body.")) {
+    if let Some(name) = ["sampling.", "extra_body.", "extra_body_json."]
+        .into_iter()
+        .find_map(|prefix| field.strip_prefix(prefix))
+    {
         return name.to_owned();
     }
+    // JSON has a field more with us: its text.
+    let field = field.strip_suffix("_json").unwrap_or(field);
     match field {
         "tool_choice.mode" => return "tool_choice".to_owned(),
         "tool_choice.function" => return "tool_choice.function.name".to_owned(),
@@ -240,6 +245,9 @@ mod tests {
             ("extra_body.n", "n"),
             ("tools[3].name", "tools[3].function.name"),
             ("tools[0].parameters", "tools[0].function.parameters"),
+            ("tools[0].parameters_json", "tools[0].function.parameters"),
+            ("extra_body_json.min_json", "min_json"),
+            ("response_format.json_schema.schema_json", "response_format.json_schema.schema"),
             ("tools[0].function.name", "tools[0].function.name"),
             ("tools[0].type", "tools[0].type"),
             ("tools", "tools"),

@@ -8,15 +8,17 @@
 mod message;
 mod tools;
 mod values;
+mod well_formed;
 
 use aiplatform_proto::inference::v1::{CacheMode, ChatRequest, Sampling};
-use aiplatform_proto::json::from_json_object;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use service_kit::status::Reason;
 use tonic::Status;
 
 use self::values::{MAX_BODY_VALUES, are_few};
-use super::object::{Object, Refusal};
+use self::well_formed::WellFormed;
+use super::object::{self, Object, Refusal};
 
 /// Bytes that the name of a session may have.
 const MAX_SESSION: usize = 256;
@@ -38,8 +40,9 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Status> {
         let message = format!("the body must be of at most {MAX_BODY_VALUES} values");
         return Err(Reason::InvalidRequest.status(message).build());
     }
-    let value: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
-    let asked = Object::of("", value).and_then(completion);
+    let WellFormed = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let json: &RawValue = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let asked = Object::of("", json).and_then(completion);
     asked.map_err(|refusal| {
         let Refusal { param, rule } = refusal;
         if param.is_empty() {
@@ -50,7 +53,7 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Status> {
 }
 
 /// What is told of a body that cannot be read: the mistake and its place. What is between is not repeated, because any JSON is
-/// a `Value`.
+/// well-formed.
 fn unreadable(error: &serde_json::Error) -> Status {
     let (said, line, column) = (error.to_string(), error.line(), error.column());
     // Those two are JSON.
@@ -64,7 +67,7 @@ fn unreadable(error: &serde_json::Error) -> Status {
     Reason::InvalidRequest.status(format!("the body must {rule}: line {line} column {column}")).build()
 }
 
-fn completion(mut body: Object) -> Result<Asked, Refusal> {
+fn completion(mut body: Object<'_>) -> Result<Asked, Refusal> {
     let stream = body.boolean("stream")?.unwrap_or(false);
     let include_usage = include_usage(&mut body, stream)?;
     refuse_impossible(&mut body)?;
@@ -85,12 +88,11 @@ fn completion(mut body: Object) -> Result<Asked, Refusal> {
         wishes(aip, &mut chat)?;
     }
     body.ignore(IGNORED);
-    let rest = body.rest();
-    chat.extra_body = (!rest.is_empty()).then(|| from_json_object(rest));
+    chat.extra_body_json = body.rest();
     Ok(Asked { chat, stream, include_usage })
 }
 
-fn include_usage(body: &mut Object, stream: bool) -> Result<bool, Refusal> {
+fn include_usage(body: &mut Object<'_>, stream: bool) -> Result<bool, Refusal> {
     let Some(mut options) = body.object("stream_options")? else { return Ok(false) };
     if !stream {
         return body.refuse("stream_options", "must be set with stream: true only");
@@ -105,7 +107,7 @@ fn include_usage(body: &mut Object, stream: bool) -> Result<bool, Refusal> {
 type Accepts<'a> = &'a dyn Fn(&Value) -> bool;
 
 /// Refuses what the answer would have no place for, rather than answer something else.
-fn refuse_impossible(body: &mut Object) -> Result<(), Refusal> {
+fn refuse_impossible(body: &mut Object<'_>) -> Result<(), Refusal> {
     let only = |values: &'static [Value]| move |value: &Value| values.contains(value);
     let none = |_: &Value| false;
     let rules: [(&str, Accepts<'_>, &str); 10] = [
@@ -121,7 +123,7 @@ fn refuse_impossible(body: &mut Object) -> Result<(), Refusal> {
         ("function_call", &none, "must not be set: use tool_choice"),
     ];
     for (name, accepts, rule) in rules {
-        if body.take(name).is_some_and(|value| !accepts(&value)) {
+        if body.value(name).is_some_and(|value| !accepts(&value)) {
             return body.refuse(name, rule);
         }
     }
@@ -136,7 +138,7 @@ fn is_default_service(value: &Value) -> bool {
     value == "auto" || value == "default"
 }
 
-fn sampling(body: &mut Object) -> Result<Option<Sampling>, Refusal> {
+fn sampling(body: &mut Object<'_>) -> Result<Option<Sampling>, Refusal> {
     const POSITIVE: &str = "must be a whole number of 1 to 4294967295";
     let older = body.whole("max_tokens", POSITIVE)?;
     let newer = body.whole("max_completion_tokens", POSITIVE)?;
@@ -156,23 +158,14 @@ fn sampling(body: &mut Object) -> Result<Option<Sampling>, Refusal> {
     Ok((sampling != Sampling::default()).then_some(sampling))
 }
 
-fn stop(body: &mut Object) -> Result<Vec<String>, Refusal> {
-    let texts = match body.take("stop") {
-        None => return Ok(Vec::new()),
-        Some(Value::String(text)) => return Ok(vec![text]),
-        Some(Value::Array(texts)) => texts,
-        Some(_) => return body.refuse("stop", "must be a string or a list of strings"),
-    };
-    let text = |value| match value {
-        Value::String(text) => Some(text),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
-    };
-    let texts: Option<Vec<String>> = texts.into_iter().map(text).collect();
+fn stop(body: &mut Object<'_>) -> Result<Vec<String>, Refusal> {
+    let Some(json) = body.take("stop") else { return Ok(Vec::new()) };
+    let texts = object::read(json).map(|text: String| vec![text]).or_else(|| object::read(json));
     texts.map_or_else(|| body.refuse("stop", "must be a string or a list of strings"), Ok)
 }
 
 /// Whose requests meet the same server: what OpenAI keeps its prompt cache by.
-fn session(body: &mut Object) -> Result<String, Refusal> {
+fn session(body: &mut Object<'_>) -> Result<String, Refusal> {
     let user = body.text("user")?;
     let key = body.text("prompt_cache_key")?;
     let (name, session) = match (key, user) {
@@ -186,7 +179,7 @@ fn session(body: &mut Object) -> Result<String, Refusal> {
 }
 
 /// What OpenAI's protocol has no field for.
-fn wishes(mut aip: Object, chat: &mut ChatRequest) -> Result<(), Refusal> {
+fn wishes(mut aip: Object<'_>, chat: &mut ChatRequest) -> Result<(), Refusal> {
     chat.allow_degraded = aip.boolean("allow_degraded")?;
     chat.tier = aip.text("tier")?.unwrap_or_default();
     let cache = match aip.text("cache")?.as_deref() {

@@ -22,10 +22,12 @@ pub(super) fn prompt_tokens(chat: &wire::ChatRequest) -> u64 {
     let messages: u64 = chat.messages.iter().map(message_tokens).sum();
     let tools: usize = chat.tools.iter().map(tool_bytes).sum();
     let format = match chat.response_format.as_ref().and_then(|format| format.format.as_ref()) {
-        Some(Format::JsonSchema(schema)) => schema.schema.as_ref().map_or(0, json_size),
+        Some(Format::JsonSchema(schema)) => {
+            schema.schema_json.len() + schema.schema.as_ref().map_or(0, json_size)
+        }
         Some(Format::JsonObject(_)) | None => 0,
     };
-    let extra = chat.extra_body.as_ref().map_or(0, json_size);
+    let extra = chat.extra_body_json.len() + chat.extra_body.as_ref().map_or(0, json_size);
     messages + tokens_in((tools + format + extra) as u64)
 }
 
@@ -67,22 +69,15 @@ fn unseen_bytes(message: &wire::Message) -> u64 {
 }
 
 fn tool_bytes(tool: &wire::Tool) -> usize {
-    tool.name.len() + tool.description.len() + tool.parameters.as_ref().map_or(0, json_size)
+    let parameters = tool.parameters_json.len() + tool.parameters.as_ref().map_or(0, json_size);
+    tool.name.len() + tool.description.len() + parameters
 }
 
 #[cfg(test)]
 mod tests {
-    use aiplatform_proto::json::from_json_object;
-    use serde_json::json;
-
     use super::*;
 
     const TEXT: &str = "four tokens here";
-
-    fn object(value: serde_json::Value) -> aiplatform_proto::Struct {
-        let serde_json::Value::Object(fields) = value else { panic!("{value}") };
-        from_json_object(fields)
-    }
 
     fn call() -> wire::ToolCall {
         wire::ToolCall { arguments: TEXT.into(), ..wire::ToolCall::default() }
@@ -98,12 +93,18 @@ mod tests {
             content: vec![wire::ContentPart { part: Some(part) }],
             ..wire::Message::default()
         };
-        let schema = object(json!({"description": TEXT.repeat(10)}));
+        let field = (TEXT.repeat(10), prost_types::Value::default());
+        let schema = prost_types::Struct { fields: [field].into() };
+        let schema_json = format!(r#"{{"description":"{}"}}"#, TEXT.repeat(10));
         let tool = wire::Tool { parameters: Some(schema.clone()), ..wire::Tool::default() };
+        let written = wire::Tool { parameters_json: schema_json.clone(), ..wire::Tool::default() };
         let described = wire::Tool { description: TEXT.into(), ..wire::Tool::default() };
         let format =
             wire::JsonSchemaFormat { schema: Some(schema.clone()), ..wire::JsonSchemaFormat::default() };
         let format = wire::ResponseFormat { format: Some(Format::JsonSchema(format)) };
+        let form =
+            wire::JsonSchemaFormat { schema_json: schema_json.clone(), ..wire::JsonSchemaFormat::default() };
+        let form = wire::ResponseFormat { format: Some(Format::JsonSchema(form)) };
         for (what, least, chat) in [
             ("text", 4, message(part(Part::Text(TEXT.into())))),
             ("a picture", 765, message(part(Part::ImageUrl(TEXT.into())))),
@@ -111,7 +112,18 @@ mod tests {
             ("a call", 4, message(wire::Message { tool_calls: vec![call()], ..wire::Message::default() })),
             ("a tool", 4, wire::ChatRequest { tools: vec![described], ..wire::ChatRequest::default() }),
             ("its schema", 40, wire::ChatRequest { tools: vec![tool], ..wire::ChatRequest::default() }),
+            ("its text", 40, wire::ChatRequest { tools: vec![written], ..wire::ChatRequest::default() }),
             ("extra", 40, wire::ChatRequest { extra_body: Some(schema), ..wire::ChatRequest::default() }),
+            (
+                "extra text",
+                40,
+                wire::ChatRequest { extra_body_json: schema_json, ..wire::ChatRequest::default() },
+            ),
+            (
+                "a form's text",
+                40,
+                wire::ChatRequest { response_format: Some(form), ..wire::ChatRequest::default() },
+            ),
             (
                 "a form",
                 40,

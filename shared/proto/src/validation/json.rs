@@ -1,11 +1,13 @@
-//! The rules for JSON that comes as protobuf: it must be finite in both senses.
+//! The rules for JSON that comes as protobuf or as text: it must be finite in both senses.
+
+mod text;
 
 use std::fmt;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-use super::Found;
+use super::{Found, MAX_NAME};
 
 /// Objects and lists that JSON may have inside each other. prost itself refuses what is deeper than about 32, before a field
 /// can be named; far under that, whoever walks the value needs no bound of its own.
@@ -21,19 +23,51 @@ enum Fault {
     TooDeep,
     TooMany,
     NotFinite,
+    NoObject,
 }
 
 impl Found {
-    pub(super) fn json(&mut self, field: impl fmt::Display, value: Option<&Struct>) {
+    /// An object that stands in a field as protobuf, or as text in the field of that name with `_json`.
+    pub(super) fn json(&mut self, field: fmt::Arguments<'_>, value: Option<&Struct>, text: &str) {
         let mut values = value.into_iter().flat_map(|value| value.fields.values());
         let fault = values.find_map(|value| fault(value, 1, &mut self.values));
         self.faulty(field, fault);
+        if text.is_empty() {
+            return;
+        }
+        self.require(
+            value.is_none(),
+            format_args!("{field}_json"),
+            format_args!("must not be set beside {field}"),
+        );
+        let fault = text::walk(text, &mut self.values, &mut |_| {}).err().map(|(_, fault)| fault);
+        self.faulty(format_args!("{field}_json"), fault);
     }
 
-    /// A value that stands in an object.
-    pub(super) fn json_value(&mut self, field: impl fmt::Display, value: &Value) {
-        let fault = fault(value, 1, &mut self.values);
-        self.faulty(field, fault);
+    /// The same for an object whose fields are named one by one. `check` is told each name, and where it stands.
+    pub(super) fn json_fields(
+        &mut self,
+        field: &str,
+        value: Option<&Struct>,
+        text: &str,
+        check: impl Fn(&mut Self, &str, &str),
+    ) {
+        for (name, value) in value.iter().flat_map(|value| &value.fields) {
+            check(self, field, name);
+            let fault = fault(value, 1, &mut self.values);
+            self.faulty(Named { field, name }, fault);
+        }
+        if text.is_empty() {
+            return;
+        }
+        let field = format!("{field}_json");
+        self.require(value.is_none(), &field, "must not be set beside the field without _json");
+        let mut values = self.values;
+        let walked = text::walk(text, &mut values, &mut |name| check(self, &field, name));
+        self.values = values;
+        if let Err((name, fault)) = walked {
+            self.faulty(Named { field: &field, name: &name }, Some(fault));
+        }
     }
 
     fn faulty(&mut self, field: impl fmt::Display, fault: Option<Fault>) {
@@ -47,7 +81,21 @@ impl Found {
                 );
             }
             Some(Fault::NotFinite) => self.add(field, "must not hold NaN or an infinite number"),
+            Some(Fault::NoObject) => self.add(field, "must be the text of a JSON object"),
         }
+    }
+}
+
+/// A field of an object. Its name comes from outside as well; one that is long is not repeated.
+struct Named<'a> {
+    field: &'a str,
+    name: &'a str,
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.field)?;
+        if self.name.is_empty() || self.name.len() > MAX_NAME { Ok(()) } else { write!(f, ".{}", self.name) }
     }
 }
 

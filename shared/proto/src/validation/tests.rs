@@ -123,7 +123,8 @@ fn json_is_bounded_in_depth_and_finite() {
     let long = Struct { fields: [("x".repeat(65), number(f64::NAN))].into() };
     assert_eq!(fields(&with(long)), ["extra_body"]);
     let tool = Tool { name: "f".into(), parameters: Some(nested(100)), ..Tool::default() };
-    let schema = JsonSchemaFormat { name: "s".into(), schema: Some(nested(100)), strict: false };
+    let schema =
+        JsonSchemaFormat { name: "s".into(), schema: Some(nested(100)), ..JsonSchemaFormat::default() };
     let format = ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) };
     let deep =
         ChatRequest { tools: vec![tool], response_format: Some(format), ..chat(vec![text(Role::User, "x")]) };
@@ -149,6 +150,73 @@ fn all_json_of_a_request_is_bounded_in_number() {
     assert_eq!(fields(&with(2 * quarter, 2 * quarter + 1, 1)), ["tools[1].parameters", "extra_body.x"]);
 }
 
+/// Lists inside each other, in an object, as text.
+fn nested_text(depth: usize) -> String {
+    format!(r#"{{"x":{}1{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
+}
+
+#[test]
+fn the_rules_hold_for_json_in_text() {
+    let with = |extra_body_json: String| ChatRequest { extra_body_json, ..chat(vec![text(Role::User, "x")]) };
+    let list = |values| format!(r#"{{"x":[{}0],"y":0}}"#, "0,".repeat(values - 3));
+    for fine in
+        [nested_text(MAX_DEPTH), list(MAX_VALUES), " {} ".into(), r#"{"x":[true,-1,"a",null]}"#.into()]
+    {
+        assert_eq!(violations(&with(fine)), []);
+    }
+    for (json, field, rule) in [
+        (nested_text(MAX_DEPTH + 1), ".x", "must be at most 24 levels deep"),
+        (nested_text(1000), ".x", "must be at most 24 levels deep"),
+        (list(MAX_VALUES + 1), ".y", "must be at most 20000 values, with all JSON of the request"),
+        (r#"{"mod\u0065l":1}"#.into(), ".model", "must not be set here: the request has a field for it"),
+        (r#"{"x":1e999}"#.into(), ".x", "must be the text of a JSON object"),
+        (r#"{"x":secret}"#.into(), ".x", "must be the text of a JSON object"),
+        (r#"{"x":1}, "y":1}"#.into(), "", "must be the text of a JSON object"),
+        ("[1]".into(), "", "must be the text of a JSON object"),
+        (" ".into(), "", "must be the text of a JSON object"),
+        (format!(r#"{{"{}":1e999}}"#, "x".repeat(65)), "", "must be the text of a JSON object"),
+    ] {
+        let expected = Violation { field: format!("extra_body_json{field}"), rule: rule.into() };
+        assert_eq!(violations(&with(json)), [expected]);
+    }
+    // All JSON of a request counts together, whatever its form.
+    let tool = |json: String| Tool { name: "f".into(), parameters_json: json, ..Tool::default() };
+    let both = ChatRequest { tools: vec![tool(list(MAX_VALUES))], ..with("{\"x\":1}".into()) };
+    assert_eq!(fields(&both), ["extra_body_json.x"]);
+    let deep = ChatRequest { tools: vec![tool(nested_text(25))], ..chat(vec![text(Role::User, "x")]) };
+    assert_eq!(fields(&deep), ["tools[0].parameters_json"]);
+}
+
+#[test]
+fn json_comes_in_one_form() {
+    let tool = Tool {
+        name: "f".into(),
+        parameters: Some(nested(1)),
+        parameters_json: "{}".into(),
+        ..Tool::default()
+    };
+    let format = |schema: Option<Struct>, schema_json: &str| {
+        let schema =
+            JsonSchemaFormat { name: "s".into(), schema, schema_json: schema_json.into(), strict: false };
+        Some(ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) })
+    };
+    let twice = ChatRequest {
+        tools: vec![tool],
+        response_format: format(Some(nested(1)), "{}"),
+        extra_body: Some(nested(1)),
+        extra_body_json: "{}".into(),
+        ..chat(vec![text(Role::User, "x")])
+    };
+    let expected = ["tools[0].parameters_json", "response_format.json_schema.schema_json", "extra_body_json"];
+    assert_eq!(fields(&twice), expected);
+    let formed = |schema: Option<Struct>, text_of: &str| ChatRequest {
+        response_format: format(schema, text_of),
+        ..chat(vec![text(Role::User, "x")])
+    };
+    assert_eq!(fields(&formed(None, "{}")), [] as [&str; 0]);
+    assert_eq!(fields(&formed(None, "")), ["response_format.json_schema.schema"]);
+}
+
 #[test]
 fn what_passes_the_depth_rule_also_passes_the_decoder() {
     use prost::Message as _;
@@ -156,7 +224,8 @@ fn what_passes_the_depth_rule_also_passes_the_decoder() {
     for _ in 1..MAX_DEPTH {
         deepest = Value { kind: Some(Kind::StructValue(object(deepest))) };
     }
-    let schema = JsonSchemaFormat { name: "s".into(), schema: Some(object(deepest)), strict: false };
+    let schema =
+        JsonSchemaFormat { name: "s".into(), schema: Some(object(deepest)), ..JsonSchemaFormat::default() };
     let format = ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) };
     let deep = ChatRequest { response_format: Some(format), ..chat(vec![text(Role::User, "x")]) };
     let streamed = StreamChatRequest { chat: Some(deep.clone()) };

@@ -3,25 +3,26 @@
 use std::collections::HashMap;
 
 use aiplatform_proto::inference::v1::{
-    ContentPart, Message, ResponseFormat, Role, Sampling, ToolCall, ToolChoiceMode, content_part,
+    ContentPart, Message, ResponseFormat, Role, Sampling, Tool, ToolCall, ToolChoiceMode, content_part,
     response_format, tool_choice,
 };
-use aiplatform_proto::json::to_json_object;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::chat::Chat;
 use crate::upstream::UpstreamError;
+use crate::upstream::json::{Fields, Json};
 
 /// # Errors
 /// The request needs something that Ollama cannot do.
-pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Result<Value, UpstreamError> {
+pub(super) fn body<'a>(chat: &'a Chat, model: &str, streaming: bool) -> Result<Fields<'a>, UpstreamError> {
     let request = chat.request();
-    let mut body = Map::new();
+    let mut body = Fields::new();
     body.insert("model".into(), model.into());
     body.insert("messages".into(), messages(chat)?);
     body.insert("stream".into(), streaming.into());
     if let Some(options) = request.sampling.as_ref().map(options).filter(|options| !options.is_empty()) {
-        body.insert("options".into(), options.into());
+        body.insert("options".into(), Value::from(options).into());
     }
     let choice = request.tool_choice.as_ref().and_then(|choice| choice.choice.as_ref());
     let wants_tools = match choice {
@@ -34,39 +35,43 @@ pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Result<Value, U
         },
     };
     if wants_tools && !request.tools.is_empty() {
-        let tools = request.tools.iter().map(|tool| {
-            // A function without parameters takes an empty object: the field must be there, and null is none.
-            let empty = || json!({ "type": "object", "properties": {} });
-            let parameters =
-                tool.parameters.as_ref().map_or_else(empty, |given| to_json_object(given).into());
-            let function =
-                json!({ "name": tool.name, "description": tool.description, "parameters": parameters });
-            json!({ "type": "function", "function": function })
-        });
-        body.insert("tools".into(), tools.collect());
+        let tools = request.tools.iter().map(tool).collect::<Result<_, _>>()?;
+        body.insert("tools".into(), Json::List(tools));
     }
     if let Some(format) = request.response_format.as_ref().and_then(format) {
-        body.insert("format".into(), format);
+        body.insert("format".into(), format?);
     }
-    Ok(body.into())
+    Ok(body)
+}
+
+fn tool(tool: &Tool) -> Result<Json<'_>, UpstreamError> {
+    let parameters = if tool.parameters_json.is_empty() {
+        // A function without parameters takes an empty object: the field must be there, and null is none.
+        json!({ "type": "object", "properties": {} }).into()
+    } else {
+        Json::given(&tool.parameters_json)?
+    };
+    let (name, description) = (tool.name.as_str().into(), tool.description.as_str().into());
+    let function = Json::object([("name", name), ("description", description), ("parameters", parameters)]);
+    Ok(Json::object([("type", "function".into()), ("function", function)]))
 }
 
 fn unsupported(what: &str) -> UpstreamError {
     UpstreamError::Unsupported(what.to_owned())
 }
 
-fn messages(chat: &Chat) -> Result<Value, UpstreamError> {
-    // Ollama names the function of a result, not the call.
-    let calls: HashMap<&str, &str> = chat
-        .messages()
-        .flat_map(|message| &message.tool_calls)
-        .map(|call| (call.id.as_str(), call.name.as_str()))
-        .collect();
-    chat.messages().map(|one| message(one, calls.get(one.tool_call_id.as_str()).copied())).collect()
+fn messages(chat: &Chat) -> Result<Json<'_>, UpstreamError> {
+    // Ollama names the function of a result, not the call. Of calls with the same id the latest before the result is meant.
+    let mut calls: HashMap<&str, &str> = HashMap::new();
+    let messages = chat.messages().map(|one| {
+        calls.extend(one.tool_calls.iter().map(|call| (call.id.as_str(), call.name.as_str())));
+        message(one, calls.get(one.tool_call_id.as_str()).copied())
+    });
+    Ok(Json::List(messages.collect::<Result<_, _>>()?))
 }
 
-fn message(message: &Message, answers: Option<&str>) -> Result<Value, UpstreamError> {
-    let mut json = Map::new();
+fn message<'a>(message: &'a Message, answers: Option<&str>) -> Result<Json<'a>, UpstreamError> {
+    let mut json = Fields::new();
     let role = match message.role() {
         Role::System => "system",
         Role::Assistant => "assistant",
@@ -74,27 +79,29 @@ fn message(message: &Message, answers: Option<&str>) -> Result<Value, UpstreamEr
         Role::User | Role::Unspecified => "user",
     };
     json.insert("role".into(), role.into());
-    json.insert("content".into(), crate::answer::text_of(message).into());
+    json.insert("content".into(), Value::from(crate::answer::text_of(message)).into());
     let images: Vec<Value> = message.content.iter().filter_map(image).collect::<Result<_, _>>()?;
     if !images.is_empty() {
-        json.insert("images".into(), images.into());
+        json.insert("images".into(), Value::from(images).into());
     }
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().map(tool_call).collect::<Result<_, _>>()?;
-        json.insert("tool_calls".into(), calls);
+        json.insert("tool_calls".into(), Json::List(calls));
     }
     if let Some(function) = answers.filter(|_| message.role() == Role::Tool) {
         json.insert("tool_name".into(), function.into());
     }
-    Ok(json.into())
+    Ok(Json::Object(json))
 }
 
 /// Ollama takes arguments as an object and nothing else.
-fn tool_call(call: &ToolCall) -> Result<Value, UpstreamError> {
+fn tool_call(call: &ToolCall) -> Result<Json<'_>, UpstreamError> {
     let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
-    let arguments: Map<String, Value> =
-        serde_json::from_str(text).map_err(|_| unsupported("tool call arguments that are no JSON object"))?;
-    Ok(json!({ "function": { "name": call.name, "arguments": arguments } }))
+    let arguments: Option<&RawValue> = serde_json::from_str(text).ok();
+    let arguments = arguments.filter(|arguments| arguments.get().starts_with('{'));
+    let arguments = arguments.ok_or_else(|| unsupported("tool call arguments that are no JSON object"))?;
+    let function = [("name", call.name.as_str().into()), ("arguments", Json::Given(arguments))];
+    Ok(Json::object([("function", Json::object(function))]))
 }
 
 /// Ollama takes pictures as bare base64 and fetches none.
@@ -106,10 +113,10 @@ fn image(part: &ContentPart) -> Option<Result<Value, UpstreamError>> {
     Some(base64.map(|(_, data)| Value::from(data)).ok_or_else(|| unsupported("a picture by its address")))
 }
 
-fn format(format: &ResponseFormat) -> Option<Value> {
+fn format(format: &ResponseFormat) -> Option<Result<Json<'_>, UpstreamError>> {
     Some(match format.format.as_ref()? {
-        response_format::Format::JsonObject(_) => "json".into(),
-        response_format::Format::JsonSchema(schema) => to_json_object(schema.schema.as_ref()?).into(),
+        response_format::Format::JsonObject(_) => Ok("json".into()),
+        response_format::Format::JsonSchema(schema) => Json::given(&schema.schema_json),
     })
 }
 
@@ -131,9 +138,33 @@ fn options(sampling: &Sampling) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::chat::tests::{chat, user};
-    use aiplatform_proto::inference::v1::{
-        ChatRequest, JsonObjectFormat, JsonSchemaFormat, Tool, ToolChoice,
-    };
+    use aiplatform_proto::inference::v1::{ChatRequest, JsonObjectFormat, JsonSchemaFormat, ToolChoice};
+
+    fn body(chat: &Chat, model: &str, streaming: bool) -> Result<Value, UpstreamError> {
+        super::body(chat, model, streaming).map(|body| serde_json::to_value(body).unwrap())
+    }
+
+    #[test]
+    fn json_of_the_client_s_goes_as_it_came() {
+        const SCHEMA: &str =
+            r#"{"type":"object","properties":{"reasoning":{},"answer":{"maximum":9007199254740993}}}"#;
+        const ARGUMENTS: &str = r#"{"b":1.0,"a":9007199254740993}"#;
+        let chat = chat(None, |request| {
+            request.tools =
+                vec![Tool { name: "f".into(), parameters_json: SCHEMA.into(), ..Tool::default() }];
+            let schema = JsonSchemaFormat { schema_json: SCHEMA.into(), ..JsonSchemaFormat::default() };
+            let format = Some(response_format::Format::JsonSchema(schema));
+            request.response_format = Some(ResponseFormat { format });
+            let call = ToolCall { arguments: ARGUMENTS.into(), ..ToolCall::default() };
+            let assistant =
+                Message { role: Role::Assistant.into(), tool_calls: vec![call], ..Message::default() };
+            request.messages.extend([assistant, user("go on")]);
+        });
+        let sent = serde_json::to_string(&super::body(&chat, "m", false).unwrap()).unwrap();
+        for (field, text) in [("parameters", SCHEMA), ("format", SCHEMA), ("arguments", ARGUMENTS)] {
+            assert!(sent.contains(&format!("\"{field}\":{text}")), "{field}: {sent}");
+        }
+    }
 
     #[test]
     fn a_chat_is_written_in_ollamas_words() {
@@ -175,7 +206,7 @@ mod tests {
             |format| adds(|request| request.response_format = Some(ResponseFormat { format: Some(format) }));
         let tool = |mode: ToolChoiceMode| {
             adds(|request| {
-                request.tools = vec![Tool { name: "f".into(), description: "d".into(), parameters: None }];
+                request.tools = vec![Tool { name: "f".into(), description: "d".into(), ..Tool::default() }];
                 let choice = Some(tool_choice::Choice::Mode(mode.into()));
                 request.tool_choice = Some(ToolChoice { choice });
             })
@@ -221,6 +252,7 @@ mod tests {
                     name: "s".into(),
                     schema: Some(prost_types::Struct::default()),
                     strict: true,
+                    ..JsonSchemaFormat::default()
                 })),
                 json!({"format": {}}),
             ),
@@ -243,6 +275,26 @@ mod tests {
         let messages = &body(&chat, "m", false).unwrap()["messages"];
         assert_eq!(messages[1]["tool_calls"], json!([{"function": {"name": "f", "arguments": {}}}]));
         assert_eq!(messages[2], json!({"role": "tool", "content": "42", "tool_name": "f"}));
+    }
+
+    #[test]
+    fn a_result_belongs_to_the_latest_call_of_its_id() {
+        let chat = chat(None, |request| {
+            for name in ["f", "g"] {
+                let call = ToolCall { id: "call_0".into(), name: name.into(), arguments: String::new() };
+                let assistant =
+                    Message { role: Role::Assistant.into(), tool_calls: vec![call], ..Message::default() };
+                let result = Message { role: Role::Tool.into(), tool_call_id: "call_0".into(), ..user(name) };
+                request.messages.extend([assistant, result]);
+            }
+        });
+        let messages = body(&chat, "m", false).unwrap()["messages"].take();
+        for (place, name) in [(2, "f"), (4, "g")] {
+            assert_eq!(
+                (&messages[place]["content"], &messages[place]["tool_name"]),
+                (&json!(name), &json!(name))
+            );
+        }
     }
 
     #[test]

@@ -6,37 +6,41 @@ use aiplatform_proto::inference::v1::{
     ContentPart, Message, ResponseFormat, Role, Sampling, Tool, ToolCall, ToolChoice, ToolChoiceMode,
     content_part, response_format, tool_choice,
 };
-use aiplatform_proto::json::to_json_object;
 use serde_json::{Map, Value, json};
 
 use crate::chat::Chat;
+use crate::upstream::UpstreamError;
+use crate::upstream::json::{Fields, Json, given_fields};
 
-pub(super) fn body(chat: &Chat, model: &str, streaming: bool) -> Value {
+/// # Errors
+/// Some of the client's JSON is none.
+pub(super) fn body<'a>(chat: &'a Chat, model: &str, streaming: bool) -> Result<Fields<'a>, UpstreamError> {
     let request = chat.request();
-    let mut body = Map::new();
+    let mut body = Fields::new();
     body.insert("model".into(), model.into());
-    body.insert("messages".into(), chat.messages().map(message).collect());
+    body.insert("messages".into(), chat.messages().map(message).collect::<Value>().into());
     body.insert("stream".into(), streaming.into());
     if streaming {
-        body.insert("stream_options".into(), json!({ "include_usage": true }));
+        body.insert("stream_options".into(), json!({ "include_usage": true }).into());
     }
     if let Some(sampling) = &request.sampling {
         add_sampling(&mut body, sampling);
     }
     if !request.tools.is_empty() {
-        body.insert("tools".into(), request.tools.iter().map(tool).collect());
+        let tools = request.tools.iter().map(tool).collect::<Result<_, _>>()?;
+        body.insert("tools".into(), Json::List(tools));
         // Without tools there is nothing to choose, and servers refuse the field.
         if let Some(choice) = request.tool_choice.as_ref().and_then(tool_choice) {
-            body.insert("tool_choice".into(), choice);
+            body.insert("tool_choice".into(), choice.into());
         }
     }
     if let Some(format) = request.response_format.as_ref().and_then(response_format) {
-        body.insert("response_format".into(), format);
+        body.insert("response_format".into(), format?);
     }
-    if let Some(extra) = &request.extra_body {
-        body.extend(to_json_object(extra));
+    if !request.extra_body_json.is_empty() {
+        body.extend(given_fields(&request.extra_body_json)?);
     }
-    body.into()
+    Ok(body)
 }
 
 fn message(message: &Message) -> Value {
@@ -83,16 +87,16 @@ fn tool_call(call: &ToolCall) -> Value {
     json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } })
 }
 
-fn tool(tool: &Tool) -> Value {
-    let mut function = Map::new();
+fn tool(tool: &Tool) -> Result<Json<'_>, UpstreamError> {
+    let mut function = Fields::new();
     function.insert("name".into(), tool.name.as_str().into());
     if !tool.description.is_empty() {
         function.insert("description".into(), tool.description.as_str().into());
     }
-    if let Some(parameters) = &tool.parameters {
-        function.insert("parameters".into(), to_json_object(parameters).into());
+    if !tool.parameters_json.is_empty() {
+        function.insert("parameters".into(), Json::given(&tool.parameters_json)?);
     }
-    json!({ "type": "function", "function": function })
+    Ok(Json::object([("type", "function".into()), ("function", Json::Object(function))]))
 }
 
 fn tool_choice(choice: &ToolChoice) -> Option<Value> {
@@ -109,21 +113,18 @@ fn tool_choice(choice: &ToolChoice) -> Option<Value> {
     }
 }
 
-fn response_format(format: &ResponseFormat) -> Option<Value> {
+fn response_format(format: &ResponseFormat) -> Option<Result<Json<'_>, UpstreamError>> {
     Some(match format.format.as_ref()? {
-        response_format::Format::JsonObject(_) => json!({ "type": "json_object" }),
-        response_format::Format::JsonSchema(schema) => json!({
-            "type": "json_schema",
-            "json_schema": {
-                "name": schema.name,
-                "schema": schema.schema.as_ref().map(to_json_object),
-                "strict": schema.strict,
-            },
+        response_format::Format::JsonObject(_) => Ok(json!({ "type": "json_object" }).into()),
+        response_format::Format::JsonSchema(schema) => Json::given(&schema.schema_json).map(|given| {
+            let name = schema.name.as_str().into();
+            let schema = Json::object([("name", name), ("schema", given), ("strict", schema.strict.into())]);
+            Json::object([("type", "json_schema".into()), ("json_schema", schema)])
         }),
     })
 }
 
-fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
+fn add_sampling(body: &mut Fields<'_>, sampling: &Sampling) {
     let fields = [
         ("temperature", sampling.temperature.map(Value::from)),
         ("top_p", sampling.top_p.map(Value::from)),
@@ -136,7 +137,7 @@ fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
     ];
     for (name, value) in fields {
         if let Some(value) = value {
-            body.insert(name.into(), value);
+            body.insert(name.into(), value.into());
         }
     }
 }
@@ -146,6 +147,27 @@ mod tests {
     use super::*;
     use crate::chat::tests::{chat, user};
     use aiplatform_proto::inference::v1::{ChatRequest, JsonObjectFormat, JsonSchemaFormat};
+
+    fn body(chat: &Chat, model: &str, streaming: bool) -> Value {
+        serde_json::to_value(super::body(chat, model, streaming).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn json_of_the_client_s_goes_as_it_came() {
+        const SCHEMA: &str = r#"{"type":"object","properties":{"reasoning":{"maximum":9007199254740993},"answer":{"minimum":1.0}}}"#;
+        let chat = chat(None, |request| {
+            request.tools =
+                vec![Tool { name: "f".into(), parameters_json: SCHEMA.into(), ..Tool::default() }];
+            let schema = JsonSchemaFormat { schema_json: SCHEMA.into(), ..JsonSchemaFormat::default() };
+            let format = Some(response_format::Format::JsonSchema(schema));
+            request.response_format = Some(ResponseFormat { format });
+            request.extra_body_json = format!(r#"{{"guided_json":{SCHEMA}}}"#);
+        });
+        let sent = serde_json::to_string(&super::body(&chat, "m", false).unwrap()).unwrap();
+        for field in ["parameters", "schema", "guided_json"] {
+            assert!(sent.contains(&format!("\"{field}\":{SCHEMA}")), "{field}: {sent}");
+        }
+    }
 
     #[test]
     fn a_plain_question_sends_nothing_that_was_not_asked_for() {
@@ -165,7 +187,7 @@ mod tests {
     }
 
     fn choose(request: &mut ChatRequest, choice: tool_choice::Choice) {
-        request.tools = vec![Tool { name: "f".into(), description: "d".into(), parameters: None }];
+        request.tools = vec![Tool { name: "f".into(), description: "d".into(), ..Tool::default() }];
         request.tool_choice = Some(ToolChoice { choice: Some(choice) });
     }
 
@@ -219,6 +241,7 @@ mod tests {
                     name: "s".into(),
                     schema: Some(prost_types::Struct::default()),
                     strict: true,
+                    ..JsonSchemaFormat::default()
                 })),
                 json!({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "strict": true}}}),
             ),

@@ -1,20 +1,21 @@
 //! The messages of a request.
 
 use aiplatform_proto::inference::v1::{ContentPart, Message, Role, ToolCall, content_part};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::super::object::{Object, Refusal, element};
+use super::super::object::{Object, Refusal, element, read};
 
 /// Where Anthropic's servers are to begin a cache of the prompt; some clients send it to everybody. It changes no answer.
 const CACHE_CONTROL: &str = "cache_control";
 
-pub(super) fn messages(list: Value) -> Result<Vec<Message>, Refusal> {
-    let Value::Array(list) = list else { return Err(Refusal::new("messages", "must be a list")) };
-    list.into_iter().enumerate().map(|(index, value)| message(&element("messages", index), value)).collect()
+pub(super) fn messages(list: &RawValue) -> Result<Vec<Message>, Refusal> {
+    let list: Option<Vec<&RawValue>> = read(list);
+    let list = list.ok_or_else(|| Refusal::new("messages", "must be a list"))?;
+    list.into_iter().enumerate().map(|(index, json)| message(&element("messages", index), json)).collect()
 }
 
-fn message(path: &str, value: Value) -> Result<Message, Refusal> {
-    let mut object = Object::of(path, value)?;
+fn message(path: &str, json: &RawValue) -> Result<Message, Refusal> {
+    let mut object = Object::of(path, json)?;
     let role = match object.required_text("role")?.as_str() {
         "system" | "developer" => Role::System,
         "user" => Role::User,
@@ -49,7 +50,7 @@ fn message(path: &str, value: Value) -> Result<Message, Refusal> {
     Ok(message)
 }
 
-fn reasoning(message: &mut Object) -> Result<String, Refusal> {
+fn reasoning(message: &mut Object<'_>) -> Result<String, Refusal> {
     let newer = message.text("reasoning")?;
     let older = message.text("reasoning_content")?;
     Ok(newer.or(older).unwrap_or_default())
@@ -59,19 +60,20 @@ fn text(text: String) -> ContentPart {
     ContentPart { part: Some(content_part::Part::Text(text)) }
 }
 
-fn content(message: &mut Object) -> Result<Vec<ContentPart>, Refusal> {
-    let parts = match message.take("content") {
-        None => return Ok(Vec::new()),
-        Some(Value::String(said)) => return Ok(vec![text(said)]),
-        Some(Value::Array(parts)) => parts,
-        Some(_) => return message.refuse("content", "must be a string or a list of parts"),
+fn content(message: &mut Object<'_>) -> Result<Vec<ContentPart>, Refusal> {
+    let Some(json) = message.take("content") else { return Ok(Vec::new()) };
+    if let Some(said) = read(json) {
+        return Ok(vec![text(said)]);
+    }
+    let Some(parts) = read::<Vec<&RawValue>>(json) else {
+        return message.refuse("content", "must be a string or a list of parts");
     };
     let path = message.path("content");
-    parts.into_iter().enumerate().map(|(index, value)| part(&element(&path, index), value)).collect()
+    parts.into_iter().enumerate().map(|(index, json)| part(&element(&path, index), json)).collect()
 }
 
-fn part(path: &str, value: Value) -> Result<ContentPart, Refusal> {
-    let mut object = Object::of(path, value)?;
+fn part(path: &str, json: &RawValue) -> Result<ContentPart, Refusal> {
+    let mut object = Object::of(path, json)?;
     let kind = object.required_text("type")?;
     let part = match kind.as_str() {
         "text" | "refusal" => text(object.required_text(&kind)?),
@@ -91,14 +93,14 @@ fn part(path: &str, value: Value) -> Result<ContentPart, Refusal> {
     Ok(part)
 }
 
-fn tool_calls(message: &mut Object) -> Result<Vec<ToolCall>, Refusal> {
+fn tool_calls(message: &mut Object<'_>) -> Result<Vec<ToolCall>, Refusal> {
     let path = message.path("tool_calls");
     let calls = message.list("tool_calls")?.unwrap_or_default();
-    calls.into_iter().enumerate().map(|(index, value)| tool_call(&element(&path, index), value)).collect()
+    calls.into_iter().enumerate().map(|(index, json)| tool_call(&element(&path, index), json)).collect()
 }
 
-fn tool_call(path: &str, value: Value) -> Result<ToolCall, Refusal> {
-    let mut object = Object::of(path, value)?;
+fn tool_call(path: &str, json: &RawValue) -> Result<ToolCall, Refusal> {
+    let mut object = Object::of(path, json)?;
     if object.text("type")?.is_some_and(|kind| kind != "function") {
         return object.refuse("type", "must be function");
     }

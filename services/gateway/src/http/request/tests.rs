@@ -42,7 +42,7 @@ fn each_field_ends_as_the_manual_says() {
                 assert!(field.contains(&format!("\"{name}\":")), "{field}: {param}");
                 "refused"
             }
-            Ok(asked) if asked.chat.extra_body.is_some() => "passed through",
+            Ok(asked) if !asked.chat.extra_body_json.is_empty() => "passed through",
             Ok(asked) if asked == plain => "ignored",
             Ok(_) => "supported",
         };
@@ -106,7 +106,7 @@ fn a_whole_conversation_has_its_place_in_the_api() {
             },
             Message { tool_call_id: "1".into(), ..message(Role::Tool, vec![text("a cat")]) },
         ],
-        tools: vec![Tool { name: "look".into(), description: "looks".into(), parameters: None }],
+        tools: vec![Tool { name: "look".into(), description: "looks".into(), ..Tool::default() }],
         tool_choice: Some(ToolChoice { choice: Some(tool_choice::Choice::Function("look".into())) }),
         sampling: Some(Sampling {
             temperature: Some(1.0),
@@ -141,10 +141,28 @@ fn choices_and_forms_are_told_apart() {
     else {
         panic!();
     };
-    assert!(!schema.strict && schema.schema.unwrap().fields.contains_key("type"));
+    assert_eq!((schema.strict, schema.schema_json.as_str()), (false, r#"{"type": "object"}"#));
     assert_eq!(chat(r#""prompt_cache_key": "a", "user": "b""#).session, "a");
     let both = chat(r#""max_tokens": 5, "max_completion_tokens": 5"#).sampling.unwrap();
     assert_eq!(both.max_tokens, Some(5));
+}
+
+#[test]
+fn json_that_is_passed_on_keeps_its_order_and_its_numbers() {
+    const SCHEMA: &str = r#"{"type":"object","properties":{"reasoning":{"maximum":9007199254740993},"answer":{"minimum":1.0},"a\u0022":null}}"#;
+    let chat = asked(&hello(&format!(
+        r#""tools": [{{"type": "function", "function": {{"name": "f", "parameters": {SCHEMA}}}}}],
+        "response_format": {{"type": "json_schema", "json_schema": {{"name": "s", "schema": {SCHEMA}}}}},
+        "guided_json": {SCHEMA}, "min_p": 1.0, "odd \" name": 1e2, "nothing": null"#
+    )));
+    let chat = chat.unwrap().chat;
+    assert_eq!(chat.tools[0].parameters_json, SCHEMA);
+    let Some(response_format::Format::JsonSchema(format)) = chat.response_format.unwrap().format else {
+        panic!();
+    };
+    assert_eq!(format.schema_json, SCHEMA);
+    let extra = format!(r#"{{"guided_json":{SCHEMA},"min_p":1.0,"odd \" name":1e2}}"#);
+    assert_eq!(chat.extra_body_json, extra);
 }
 
 #[test]

@@ -4,17 +4,16 @@ use aiplatform_proto::inference::v1::{
     JsonObjectFormat, JsonSchemaFormat, ResponseFormat, Tool, ToolChoice, ToolChoiceMode, response_format,
     tool_choice,
 };
-use aiplatform_proto::json::from_json_object;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::super::object::{Object, Refusal, element};
+use super::super::object::{Object, Refusal, element, read};
 
-pub(super) fn tools(list: Vec<Value>) -> Result<Vec<Tool>, Refusal> {
-    list.into_iter().enumerate().map(|(index, value)| tool(&element("tools", index), value)).collect()
+pub(super) fn tools(list: Vec<&RawValue>) -> Result<Vec<Tool>, Refusal> {
+    list.into_iter().enumerate().map(|(index, json)| tool(&element("tools", index), json)).collect()
 }
 
-fn tool(path: &str, value: Value) -> Result<Tool, Refusal> {
-    let mut object = Object::of(path, value)?;
+fn tool(path: &str, json: &RawValue) -> Result<Tool, Refusal> {
+    let mut object = Object::of(path, json)?;
     if object.required_text("type")? != "function" {
         return object.refuse("type", "must be function");
     }
@@ -24,24 +23,24 @@ fn tool(path: &str, value: Value) -> Result<Tool, Refusal> {
     object.end()?;
     let name = function.required_text("name")?;
     let description = function.text("description")?.unwrap_or_default();
-    let parameters = function.object("parameters")?.map(|schema| from_json_object(schema.rest()));
+    let parameters_json = function.object_text("parameters")?.unwrap_or_default();
     // Nobody behind us promises to keep a tool's schema, so asking for it changes nothing.
     function.ignore(&["strict"]);
     function.end()?;
-    Ok(Tool { name, description, parameters })
+    Ok(Tool { name, description, parameters_json, parameters: None })
 }
 
-pub(super) fn choice(value: Value) -> Result<ToolChoice, Refusal> {
+pub(super) fn choice(json: &RawValue) -> Result<ToolChoice, Refusal> {
     const RULE: &str = "must be none, auto, required or a function";
     let mode = |mode: ToolChoiceMode| tool_choice::Choice::Mode(mode.into());
-    let choice = match value.as_str() {
+    let choice = match read::<String>(json).as_deref() {
         Some("none") => mode(ToolChoiceMode::None),
         Some("auto") => mode(ToolChoiceMode::Auto),
         Some("required") => mode(ToolChoiceMode::Required),
         Some(_) => return Err(Refusal::new("tool_choice", RULE)),
         None => {
             let mut object =
-                Object::of("tool_choice", value).map_err(|_| Refusal::new("tool_choice", RULE))?;
+                Object::of("tool_choice", json).map_err(|_| Refusal::new("tool_choice", RULE))?;
             if object.required_text("type")? != "function" {
                 return object.refuse("type", "must be function");
             }
@@ -57,7 +56,7 @@ pub(super) fn choice(value: Value) -> Result<ToolChoice, Refusal> {
     Ok(ToolChoice { choice: Some(choice) })
 }
 
-pub(super) fn response_format(body: &mut Object) -> Result<Option<ResponseFormat>, Refusal> {
+pub(super) fn response_format(body: &mut Object<'_>) -> Result<Option<ResponseFormat>, Refusal> {
     let Some(mut object) = body.object("response_format")? else { return Ok(None) };
     let format = match object.required_text("type")?.as_str() {
         "text" => None,
@@ -68,8 +67,9 @@ pub(super) fn response_format(body: &mut Object) -> Result<Option<ResponseFormat
             };
             let format = JsonSchemaFormat {
                 name: schema.required_text("name")?,
-                schema: schema.object("schema")?.map(|schema| from_json_object(schema.rest())),
+                schema_json: schema.object_text("schema")?.unwrap_or_default(),
                 strict: schema.boolean("strict")?.unwrap_or(false),
+                schema: None,
             };
             schema.ignore(&["description"]);
             schema.end()?;
