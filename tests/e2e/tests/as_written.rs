@@ -112,3 +112,29 @@ async fn schemas_and_what_is_passed_through_reach_the_model_as_they_are() {
         assert!(sent.contains(&format!("\"{field}\":{SCHEMA}")), "{field}: {sent}");
     }
 }
+
+#[tokio::test]
+async fn calls_of_several_turns_are_told_apart_at_ollama() {
+    let call = json!({"function": {"name": "f", "arguments": {"x": 1}}});
+    let message = json!({"role": "assistant", "content": "", "tool_calls": [call]});
+    let answer = json!({"model": "m", "message": message, "done": true, "done_reason": "stop"}).to_string();
+    let ollama = Scripted::start(JSON, &answer).await;
+    let suite = ollama.suite(OLLAMA).await;
+    let mut messages = vec![json!({"role": "user", "content": "x"})];
+    let mut ids = Vec::new();
+    for function in ["f", "g"] {
+        let answer = ask(&suite, json!({"model": "sim-ollama", "messages": messages}).to_string()).await;
+        let mut message = answer["choices"][0]["message"].clone();
+        message["tool_calls"][0]["function"]["name"] = function.into();
+        let id = message["tool_calls"][0]["id"].clone();
+        messages.extend([message, json!({"role": "tool", "tool_call_id": id, "content": function})]);
+        ids.push(id);
+    }
+    assert_ne!(ids[0], ids[1]);
+    ask(&suite, json!({"model": "sim-ollama", "messages": messages}).to_string()).await;
+    let sent: Value = serde_json::from_str(&ollama.last()).unwrap();
+    for (place, function) in [(2, "f"), (4, "g")] {
+        let result = json!({"role": "tool", "content": function, "tool_name": function});
+        assert_eq!(sent["messages"][place], result);
+    }
+}

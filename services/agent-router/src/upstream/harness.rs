@@ -1,9 +1,10 @@
 //! Drives decoders without a network, for tests and for fuzzing.
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::UpstreamError;
-use super::ollama::OllamaDecoder;
+use super::ollama::{CallIds, OllamaDecoder};
 use super::openai::OpenAiDecoder;
 use super::stream::PieceDecoder;
 use crate::answer::Piece;
@@ -70,7 +71,7 @@ pub(crate) fn check_openai(body: &[u8], chunk: usize) -> Decoded {
 
 /// The same for Ollama's lines.
 pub(crate) fn check_ollama(body: &[u8], chunk: usize) -> Decoded {
-    let decoded = check(OllamaDecoder::default, body, chunk);
+    let decoded = check(|| OllamaDecoder::new(CallIds::new(Uuid::nil())), body, chunk);
     if decoded.is_whole() {
         let done = |line: &Value| line.get("done").and_then(Value::as_bool) == Some(true);
         let lines = naive_lines(body);

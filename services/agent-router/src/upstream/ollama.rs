@@ -1,13 +1,15 @@
 //! Ollama's own protocol: `POST /api/chat`, one JSON object a line.
 
+mod calls;
 mod decoder;
 mod request;
 
-use aiplatform_proto::inference::v1::{FinishReason, ToolCall, Usage};
+use aiplatform_proto::inference::v1::{FinishReason, Usage};
 use reqwest::Url;
 use resilience::Deadline;
 use serde::Deserialize;
 use service_kit::config::Endpoint;
+use uuid::Uuid;
 
 use super::UpstreamError;
 use super::finish;
@@ -18,6 +20,8 @@ use super::stream::UpstreamStream;
 use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
 use crate::chat::Chat;
 use crate::settings::{Accepts, ModelTier, Timeouts};
+pub(super) use calls::CallIds;
+use calls::WireToolCall;
 pub(super) use decoder::OllamaDecoder;
 
 const PROVIDER: &str = "ollama";
@@ -78,9 +82,9 @@ impl OllamaBackend {
         }
         let (finish_reason, usage) = (reply.finish_reason()?, reply.usage());
         let message = reply.message.unwrap_or_default();
-        let tool_calls = message.tool_calls().collect();
+        let mut ids = CallIds::new(Uuid::new_v4());
         let mut answer = assistant_message(message.content);
-        answer.tool_calls = tool_calls;
+        answer.tool_calls = message.tool_calls.into_iter().flatten().map(|call| ids.next(call).1).collect();
         answer.reasoning = message.thinking.unwrap_or_default();
         let finish_reason =
             if answer.tool_calls.is_empty() { finish_reason } else { FinishReason::ToolCalls };
@@ -105,7 +109,7 @@ impl OllamaBackend {
             let body = request::body(chat, &self.model, true)?;
             self.client.post(&self.url, &body, None, "application/x-ndjson").await
         };
-        let decoder = Box::<OllamaDecoder>::default();
+        let decoder = Box::new(OllamaDecoder::new(CallIds::new(Uuid::new_v4())));
         UpstreamStream::open(attempt, request, decoder, &self.model, self.timeouts.idle).await
     }
 }
@@ -129,29 +133,6 @@ struct WireMessage {
     content: String,
     thinking: Option<String>,
     tool_calls: Option<Vec<WireToolCall>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct WireToolCall {
-    function: WireFunction,
-}
-
-#[derive(Debug, Deserialize)]
-struct WireFunction {
-    name: String,
-    #[serde(default)]
-    arguments: serde_json::Value,
-}
-
-impl WireMessage {
-    /// Ollama gives its calls no ids; ours count them, so that a tool message can name its call.
-    fn tool_calls(&self) -> impl Iterator<Item = ToolCall> {
-        self.tool_calls.iter().flatten().enumerate().map(|(index, call)| ToolCall {
-            id: format!("call_{index}"),
-            name: call.function.name.clone(),
-            arguments: call.function.arguments.to_string(),
-        })
-    }
 }
 
 impl Reply {

@@ -182,7 +182,7 @@ proptest! {
     ) {
         let body = made.body();
         prop_assume!(sizes.iter().any(|size| *size > 0));
-        check_whole(&decode(OllamaDecoder::default(), in_chunks(&body, &sizes)), &made);
+        check_whole(&decode(OllamaDecoder::new(CallIds::new(Uuid::nil())), in_chunks(&body, &sizes)), &made);
     }
 
     #[test]

@@ -3,22 +3,22 @@
 
 use std::collections::VecDeque;
 
-use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta, Usage};
+use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCall, ToolCallDelta, Usage};
 
-use super::Reply;
+use super::{CallIds, Reply};
 use crate::answer::{End, Piece};
 use crate::upstream::UpstreamError;
 use crate::upstream::decode::{LineDecoder, LineTooLong};
 use crate::upstream::stream::{Malformed, PieceDecoder, Stage};
 
 /// Turns lines of JSON into pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::upstream) struct OllamaDecoder {
     lines: LineDecoder,
     ready: VecDeque<Piece>,
     model: Option<String>,
-    /// Tool calls so far: Ollama sends each whole, in a line of its own.
-    tool_calls: u32,
+    /// Of the tool calls: Ollama sends each whole, in a line of its own.
+    ids: CallIds,
     malformed: Malformed,
     usage: Option<Usage>,
     /// What the line that is done said.
@@ -82,6 +82,20 @@ impl PieceDecoder for OllamaDecoder {
 }
 
 impl OllamaDecoder {
+    /// For an answer whose calls are to have these ids.
+    pub(in crate::upstream) fn new(ids: CallIds) -> Self {
+        Self {
+            lines: LineDecoder::default(),
+            ready: VecDeque::new(),
+            model: None,
+            ids,
+            malformed: Malformed::default(),
+            usage: None,
+            finish: None,
+            ended: false,
+        }
+    }
+
     fn line(&mut self, line: &[u8]) -> Result<(), UpstreamError> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
@@ -98,20 +112,13 @@ impl OllamaDecoder {
         }
         let finish_reason = reply.done.then(|| reply.finish_reason());
         self.usage = reply.usage().or(self.usage);
-        if let Some(message) = &reply.message {
-            let tool_calls: Vec<ToolCallDelta> = message
-                .tool_calls()
-                .zip(self.tool_calls..)
-                .map(|(call, index)| ToolCallDelta {
-                    index,
-                    id: format!("call_{index}"),
-                    name: call.name,
-                    arguments: call.arguments,
-                })
-                .collect();
-            self.tool_calls += u32::try_from(tool_calls.len()).unwrap_or(u32::MAX);
-            let reasoning = message.thinking.clone().unwrap_or_default();
-            let text = message.content.clone();
+        if let Some(message) = reply.message {
+            let calls = message.tool_calls.into_iter().flatten().map(|call| {
+                let (index, ToolCall { id, name, arguments }) = self.ids.next(call);
+                ToolCallDelta { index, id, name, arguments }
+            });
+            let tool_calls: Vec<ToolCallDelta> = calls.collect();
+            let (text, reasoning) = (message.content, message.thinking.unwrap_or_default());
             if !(text.is_empty() && reasoning.is_empty() && tool_calls.is_empty()) {
                 self.ready.push_back(Piece::Delta(StreamDelta { text, reasoning, tool_calls }));
             }
@@ -120,7 +127,7 @@ impl OllamaDecoder {
             self.model = reply.model;
         }
         if let Some(finish_reason) = finish_reason.transpose()? {
-            let calls = self.tool_calls > 0;
+            let calls = self.ids.given() > 0;
             self.finish = Some(if calls { FinishReason::ToolCalls } else { finish_reason });
         }
         Ok(())
@@ -131,6 +138,11 @@ impl OllamaDecoder {
 mod tests {
     use super::*;
     use crate::upstream::harness::decode_all_ways;
+    use uuid::Uuid;
+
+    fn decoder() -> OllamaDecoder {
+        OllamaDecoder::new(CallIds::new(Uuid::nil()))
+    }
 
     const FIRST: &str =
         "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"caf\u{e9}\"},\"done\":false}\n";
@@ -140,7 +152,7 @@ mod tests {
     #[test]
     fn a_stream_is_the_same_however_it_is_split_with_or_without_a_last_line_end() {
         for body in [format!("{FIRST}\r\n{LAST}\n"), format!("{FIRST}{LAST}")] {
-            let (pieces, error) = decode_all_ways(OllamaDecoder::default, &body);
+            let (pieces, error) = decode_all_ways(decoder, &body);
             assert_eq!(error, None);
             let [Piece::Delta(delta), Piece::End(End { finish_reason, usage: Some(usage), .. })] =
                 &pieces[..]
@@ -154,29 +166,28 @@ mod tests {
 
     #[test]
     fn without_a_line_that_is_done_a_stream_was_cut() {
-        let (pieces, error) = decode_all_ways(OllamaDecoder::default, FIRST);
+        let (pieces, error) = decode_all_ways(decoder, FIRST);
         assert_eq!((pieces.len(), error.unwrap().kind()), (1, "interrupted"));
     }
 
     #[test]
     fn a_model_that_was_unloaded_has_not_answered() {
         let unloaded = format!("{FIRST}{}", LAST.replace("stop", "unload"));
-        let (pieces, error) = decode_all_ways(OllamaDecoder::default, &unloaded);
+        let (pieces, error) = decode_all_ways(decoder, &unloaded);
         assert_eq!((pieces.len(), error.unwrap().kind()), (1, "interrupted"));
         let unnamed = format!("{FIRST}{}", LAST.replace("\"done_reason\":\"stop\",", ""));
-        let (pieces, error) = decode_all_ways(OllamaDecoder::default, &unnamed);
+        let (pieces, error) = decode_all_ways(decoder, &unnamed);
         let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
         assert_eq!((end.finish_reason, error), (FinishReason::Stop, None));
     }
 
     #[test]
     fn a_malformed_line_is_passed_over_and_an_error_line_is_not() {
-        let (pieces, error) = decode_all_ways(OllamaDecoder::default, &format!("{{\"mess\n{FIRST}{LAST}"));
+        let (pieces, error) = decode_all_ways(decoder, &format!("{{\"mess\n{FIRST}{LAST}"));
         assert_eq!((pieces.len(), error), (2, None));
         let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
         assert_eq!(end.malformed_events, 1);
-        let (pieces, error) =
-            decode_all_ways(OllamaDecoder::default, &format!("{FIRST}{{\"error\":\"oom\"}}\n"));
+        let (pieces, error) = decode_all_ways(decoder, &format!("{FIRST}{{\"error\":\"oom\"}}\n"));
         assert_eq!((pieces.len(), error), (1, Some(UpstreamError::Interrupted("oom".into()))));
     }
 
@@ -187,8 +198,7 @@ mod tests {
                 "{{\"message\":{{\"content\":\"\",\"tool_calls\":[{{\"function\":{{\"name\":\"{name}\",\"arguments\":{{}}}}}}]}}}}\n"
             )
         };
-        let (pieces, _) =
-            decode_all_ways(OllamaDecoder::default, &format!("{}{}{LAST}", call("f"), call("g")));
+        let (pieces, _) = decode_all_ways(decoder, &format!("{}{}{LAST}", call("f"), call("g")));
         let calls: Vec<_> = pieces
             .iter()
             .filter_map(|piece| match piece {
@@ -197,7 +207,7 @@ mod tests {
             })
             .map(|call| (call.index, call.id.as_str(), call.name.as_str()))
             .collect();
-        assert_eq!(calls, [(0, "call_0", "f"), (1, "call_1", "g")]);
+        assert_eq!(calls, [(0, "call_0000000000000000_0", "f"), (1, "call_0000000000000000_1", "g")]);
         let Some(Piece::End(end)) = pieces.last() else { panic!("{pieces:?}") };
         assert_eq!(end.finish_reason, FinishReason::ToolCalls);
     }

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use resilience::Deadline;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::*;
-use crate::upstream::ollama::OllamaDecoder;
+use crate::upstream::ollama::{CallIds, OllamaDecoder};
 use crate::upstream::openai::OpenAiDecoder;
 
 const IDLE: Duration = Duration::from_secs(10);
@@ -144,7 +145,7 @@ async fn a_client_that_takes_its_time_is_no_silence() {
 #[tokio::test(start_paused = true)]
 async fn ollama_says_everything_in_its_last_line() {
     let body = "{\"message\":{\"content\":\"a\"}}\n{\"done\":true,\"eval_count\":1}\n";
-    let (mut stream, _open) = open(Box::<OllamaDecoder>::default(), body).await;
+    let (mut stream, _open) = open(Box::new(OllamaDecoder::new(CallIds::new(Uuid::nil()))), body).await;
     let began = Instant::now();
     assert_eq!(ended(stream.next().await).usage.unwrap().output_tokens, 1);
     assert_eq!(began.elapsed(), LINGER);
