@@ -47,9 +47,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether it may be given again for the same question.
+    /// Whether nothing of it is missing.
     pub fn is_whole(&self) -> bool {
         matches!(self.finish_reason, FinishReason::Stop | FinishReason::Length | FinishReason::ToolCalls)
+    }
+
+    /// Whether it may be given again for the same question, later. One that says nothing is mostly a mishap, and what a
+    /// model refuses now it may answer when it is asked again.
+    pub fn is_worth_keeping(&self) -> bool {
+        let Message { content, tool_calls, reasoning, refusal, .. } = &self.message;
+        let silent = content.is_empty() && tool_calls.is_empty() && reasoning.is_empty();
+        self.is_whole() && !silent && refusal.is_empty()
     }
 }
 
@@ -151,6 +159,7 @@ pub fn text_of(message: &Message) -> String {
 pub struct Collector {
     text: String,
     reasoning: String,
+    refusal: String,
     /// With the index that its pieces name it by.
     tool_calls: Vec<(u32, ToolCall)>,
 }
@@ -160,6 +169,7 @@ impl Collector {
     pub fn add(&mut self, delta: &StreamDelta) {
         self.text.push_str(&delta.text);
         self.reasoning.push_str(&delta.reasoning);
+        self.refusal.push_str(&delta.refusal);
         for piece in &delta.tool_calls {
             // The pieces of a call come one after the other, so it is mostly the last that is looked for.
             let known = self.tool_calls.iter().rposition(|(index, _)| *index == piece.index);
@@ -175,10 +185,10 @@ impl Collector {
         }
     }
 
-    /// Bytes of text, reasoning and arguments so far.
+    /// Bytes of text, reasoning, refusal and arguments so far.
     pub fn len(&self) -> usize {
         let arguments: usize = self.tool_calls.iter().map(|(_, call)| call.arguments.len()).sum();
-        self.text.len() + self.reasoning.len() + arguments
+        self.text.len() + self.reasoning.len() + self.refusal.len() + arguments
     }
 
     /// The text so far.
@@ -186,9 +196,9 @@ impl Collector {
         &self.text
     }
 
-    /// Whether any piece of a tool call came.
-    pub fn has_tool_calls(&self) -> bool {
-        !self.tool_calls.is_empty()
+    /// Whether it is text and nothing else, but for reasoning: what another can go on with.
+    pub fn is_text(&self) -> bool {
+        self.tool_calls.is_empty() && self.refusal.is_empty()
     }
 
     /// Whether there is nothing yet.
@@ -198,7 +208,8 @@ impl Collector {
 
     /// The message.
     pub fn into_message(self) -> Message {
-        let tool_calls = self.tool_calls.into_iter().map(|(_, call)| call).collect();
-        Message { tool_calls, reasoning: self.reasoning, ..assistant_message(self.text) }
+        let Self { text, reasoning, refusal, tool_calls } = self;
+        let tool_calls = tool_calls.into_iter().map(|(_, call)| call).collect();
+        Message { tool_calls, reasoning, refusal, ..assistant_message(text) }
     }
 }

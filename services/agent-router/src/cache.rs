@@ -121,7 +121,7 @@ impl AnswerCache {
 
     /// Has an answer stored soon. Never waits.
     pub fn store_soon(&self, key: CacheKey, answer: &Answer, ttl: Duration) {
-        if !answer.is_whole() {
+        if !answer.is_worth_keeping() {
             return;
         }
         let Some(bytes) = self.format.size(answer) else {

@@ -98,7 +98,11 @@ impl Chat {
         let part = ContentPart { part: Some(content_part::Part::Text(said.to_owned())) };
         match request.messages.last_mut() {
             // The client itself has begun the answer.
-            Some(last) if last.role() == Role::Assistant && last.tool_calls.is_empty() => {
+            Some(last)
+                if last.role() == Role::Assistant
+                    && last.tool_calls.is_empty()
+                    && last.refusal.is_empty() =>
+            {
                 let text = format!("{}{said}", text_of(last));
                 *last = Message { name: std::mem::take(&mut last.name), ..assistant_message(text) };
             }

@@ -172,6 +172,12 @@ impl Found {
             format_args!("{field}.tool_calls"),
             "must be empty but in an assistant message",
         );
+        let only_assistant = message.refusal.is_empty() || role == Role::Assistant;
+        self.require(
+            only_assistant,
+            format_args!("{field}.refusal"),
+            "must be empty but in an assistant message",
+        );
         self.require(
             message.tool_calls.len() <= MAX_TOOL_CALLS,
             format_args!("{field}.tool_calls"),

@@ -138,3 +138,35 @@ async fn calls_of_several_turns_are_told_apart_at_ollama() {
         assert_eq!(sent["messages"][place], result);
     }
 }
+
+#[tokio::test]
+async fn a_refusal_is_told_as_one_and_goes_back() {
+    let max = Scripted::start(JSON, &completion(&json!({"role": "assistant", "refusal": "no"}))).await;
+    let suite = max.suite(MAX).await;
+    let question = json!({"role": "user", "content": "x"});
+    let asked = json!({"model": "sim-max", "messages": [question]});
+    let refused = ask(&suite, asked.to_string()).await["choices"][0]["message"].clone();
+    assert_eq!((&refused["content"], &refused["refusal"]), (&json!(null), &json!("no")));
+    let again = json!({"model": "sim-max", "messages": [question, refused, question]});
+    ask(&suite, again.to_string()).await;
+    let sent: Value = serde_json::from_str(&max.last()).unwrap();
+    assert_eq!(sent["messages"][1], json!({"role": "assistant", "content": "no"}));
+}
+
+#[tokio::test]
+async fn a_refusal_is_streamed_as_one() {
+    let chunk = |delta: &str, reason: &str| {
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{reason}}}]}}\n\n")
+    };
+    let answer =
+        [chunk(r#"{"refusal":"n"}"#, "null"), chunk(r#"{"refusal":"o"}"#, "null"), chunk("{}", "\"stop\"")];
+    let max = Scripted::start("text/event-stream", &(answer.concat() + "data: [DONE]\n\n")).await;
+    let suite = max.suite(MAX).await;
+    let asked = json!({"model": "sim-max", "stream": true, "messages": [{"role": "user", "content": "x"}]});
+    let events = post(&suite, asked.to_string()).await.text().await.unwrap();
+    let events = events.split("\n\n").filter_map(|event| event.strip_prefix("data: {"));
+    let deltas = events.map(|event| serde_json::from_str::<Value>(&format!("{{{event}")).unwrap());
+    let refusal =
+        deltas.filter_map(|chunk| chunk["choices"][0]["delta"]["refusal"].as_str().map(str::to_owned));
+    assert_eq!(refusal.collect::<String>(), "no");
+}

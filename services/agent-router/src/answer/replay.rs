@@ -10,18 +10,20 @@ use aiplatform_proto::inference::v1::{StreamDelta, ToolCallDelta};
 
 use super::{Answer, AnswerStream, End, Piece, Pieces, text_of};
 
-/// The most bytes of text, reasoning or arguments in one piece.
+/// The most bytes of text, reasoning, refusal or arguments in one piece.
 const PIECE_BYTES: usize = 16 * 1024;
 
 impl From<Answer> for AnswerStream {
-    /// Replays a whole answer: its reasoning, its text, its tool calls, its end.
+    /// Replays a whole answer: its reasoning, its text or refusal, its tool calls, its end.
     fn from(answer: Answer) -> Self {
         let Answer { message, finish_reason, usage, origin } = answer;
         let text = text_of(&message);
         let reasoning = split(&message.reasoning)
             .map(|part| StreamDelta { reasoning: part.to_owned(), ..StreamDelta::default() });
         let text = split(&text).map(|part| StreamDelta { text: part.to_owned(), ..StreamDelta::default() });
-        let mut pieces: VecDeque<Piece> = reasoning.chain(text).map(Piece::Delta).collect();
+        let refusal = split(&message.refusal)
+            .map(|part| StreamDelta { refusal: part.to_owned(), ..StreamDelta::default() });
+        let mut pieces: VecDeque<Piece> = reasoning.chain(text).chain(refusal).map(Piece::Delta).collect();
         for (index, call) in (0..).zip(message.tool_calls) {
             let mut arguments = split(&call.arguments);
             let head = ToolCallDelta {
@@ -108,6 +110,8 @@ mod tests {
             ..assistant_message("hello".into())
         };
         assert_eq!(replayed(&message).await, (message, 4));
+        let refused = Message { refusal: "no".into(), ..assistant_message(String::new()) };
+        assert_eq!(replayed(&refused).await, (refused, 1));
     }
 
     #[tokio::test]

@@ -32,19 +32,23 @@ async fn only_whole_answers_of_a_bearable_size_are_stored() {
     let (cache, upkeep) = AnswerCache::open(&settings(8), metrics);
     cache.store_soon(key("whole"), &answer("hello".into(), FinishReason::Stop), TTL);
     cache.store_soon(key("cut"), &answer("hel".into(), FinishReason::Unspecified), TTL);
+    cache.store_soon(key("empty"), &answer(String::new(), FinishReason::Stop), TTL);
+    let mut refused = answer(String::new(), FinishReason::Stop);
+    refused.message.refusal = "no".into();
+    cache.store_soon(key("refused"), &refused, TTL);
     cache.store_soon(key("large"), &answer("x".repeat(2000), FinishReason::Stop), TTL);
     let stop = CancellationToken::new();
     stop.cancel();
     upkeep.run(stop).await;
     let found = cache.read(key("whole")).await.unwrap();
     assert_eq!(crate::answer::text_of(&found.message), "hello");
-    for absent in ["cut", "large", "never asked"] {
+    for absent in ["cut", "empty", "refused", "large", "never asked"] {
         assert_eq!(cache.read(key(absent)).await.unwrap_err(), UpstreamError::CacheMiss, "{absent}");
     }
     let text = service_kit::metrics::encode(&registry).unwrap();
     for line in [
         "aip_cache_requests_total{result=\"hit\"} 1",
-        "aip_cache_requests_total{result=\"miss\"} 3",
+        "aip_cache_requests_total{result=\"miss\"} 5",
         "aip_cache_writes_total{result=\"stored\"} 1",
         "aip_cache_writes_total{result=\"too_large\"} 1",
     ] {

@@ -136,7 +136,7 @@ fn answer(cached: CachedAnswer) -> Result<Answer, Unusable> {
         usage: cached.usage,
         origin: Origin { upstream_model: Arc::from(cached.upstream_model), created_at, cache_age: Some(age) },
     };
-    if answer.is_whole() { Ok(answer) } else { Err(Unusable::Incomplete) }
+    if answer.is_worth_keeping() { Ok(answer) } else { Err(Unusable::Incomplete) }
 }
 
 /// Checks that what is taken can be stored and read again, and is the same answer then. For fuzzing: the checksum is
@@ -151,7 +151,7 @@ pub(crate) fn check_value(bytes: &[u8]) {
     let Ok(mut value) = CachedValue::decode(bytes) else { return };
     value.checksum = checksum(&key, &value.answer).to_vec();
     let Ok(answer) = format.decode(&key, &value.encode_to_vec()) else { return };
-    assert!(answer.is_whole(), "an answer that was never to be stored");
+    assert!(answer.is_worth_keeping(), "an answer that was never to be stored");
     // What was written by others may have a longer form than ours, but never one that cannot be stored.
     let Some(again) = format.encode(&key, &answer) else { return };
     let again = format.decode(&key, &again).map(|again| (again.message, again.origin.created_at));

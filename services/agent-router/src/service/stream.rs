@@ -6,8 +6,8 @@
 //! new. Whatever goes wrong on that way, nobody answering, a successor that says something else, the client is told what
 //! broke its stream: the original error.
 //!
-//! Not everything can be gone on with. In the middle of a tool call there is no seam that could be trusted, so such an
-//! answer ends in the error. Reasoning is no part of the answer: it is not handed over, and a stream that broke off
+//! Not everything can be gone on with. In the middle of a tool call or a refusal there is no seam that could be trusted, so
+//! such an answer ends in the error. Reasoning is no part of the answer: it is not handed over, and a stream that broke off
 //! before its first text simply begins anew. An answer whose form is enforced (JSON) is not given to a successor, whose
 //! grammar would begin in its middle; only one that says the same again goes on with it.
 //!
@@ -277,7 +277,7 @@ impl Driver {
 
     async fn successor(&mut self) -> Option<Successor> {
         let successors = self.successors.as_ref()?;
-        if self.delivered.has_tool_calls() {
+        if !self.delivered.is_text() {
             return None;
         }
         let earlier = self.attempts.len();

@@ -108,6 +108,7 @@ struct Choice {
 #[derive(Debug, Deserialize)]
 struct WireMessage {
     content: Option<String>,
+    refusal: Option<String>,
     reasoning: Option<String>,
     reasoning_content: Option<String>,
     tool_calls: Option<Vec<WireToolCall>>,
@@ -169,6 +170,7 @@ impl Completion {
         let mut answer = assistant_message(message.content.unwrap_or_default());
         answer.tool_calls = tool_calls;
         answer.reasoning = reasoning;
+        answer.refusal = message.refusal.unwrap_or_default();
         Ok(Answer {
             message: answer,
             finish_reason,
@@ -217,6 +219,15 @@ mod tests {
         let usage = answer.usage.unwrap();
         assert_eq!((usage.input_tokens, usage.output_tokens, usage.cached_input_tokens), (3, 5, 2));
         assert_eq!(&*answer.origin.upstream_model, "tiny");
+    }
+
+    #[test]
+    fn a_refusal_is_told_apart_from_an_answer() {
+        let refused = UNARY.replace(r#""content":"hello","refusal":"""#, r#""content":null,"refusal":"no""#);
+        let completion: Completion = serde_json::from_str(&refused).unwrap();
+        let answer = completion.into_answer("m").unwrap();
+        assert_eq!((answer.message.content.len(), answer.message.refusal.as_str()), (0, "no"));
+        assert!(answer.is_whole() && !answer.is_worth_keeping());
     }
 
     #[test]

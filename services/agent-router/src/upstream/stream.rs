@@ -257,7 +257,7 @@ impl UpstreamStream {
 
 fn bytes_of(delta: &StreamDelta) -> usize {
     let calls = delta.tool_calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len());
-    delta.text.len() + delta.reasoning.len() + calls.sum::<usize>()
+    delta.text.len() + delta.reasoning.len() + delta.refusal.len() + calls.sum::<usize>()
 }
 
 #[cfg(test)]

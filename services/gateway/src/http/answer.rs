@@ -35,7 +35,7 @@ struct Choice {
 struct Message {
     role: &'static str,
     content: Option<String>,
-    refusal: Option<()>,
+    refusal: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     reasoning_content: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -93,14 +93,10 @@ impl From<wire::ChatResponse> for Completion {
         let finish = FinishReason::try_from(answer.finish_reason).unwrap_or_default();
         let tool_calls: Vec<ToolCall> = message.tool_calls.into_iter().map(Into::into).collect();
         let text: String = message.content.into_iter().filter_map(text).collect();
-        let content = (!text.is_empty() || tool_calls.is_empty()).then_some(text);
-        let message = Message {
-            role: "assistant",
-            content,
-            refusal: None,
-            reasoning_content: message.reasoning,
-            tool_calls,
-        };
+        let refusal = (!message.refusal.is_empty()).then_some(message.refusal);
+        let content = (!text.is_empty() || (tool_calls.is_empty() && refusal.is_none())).then_some(text);
+        let message =
+            Message { role: "assistant", content, refusal, reasoning_content: message.reasoning, tool_calls };
         let choice = Choice { index: 0, message, logprobs: None, finish_reason: finish_reason(finish) };
         Self {
             id: answer.id,
@@ -215,6 +211,14 @@ mod tests {
         };
         assert_eq!(reason(FinishReason::Stop), "stop");
         assert_eq!(reason(FinishReason::Unspecified), json!(null));
+    }
+
+    #[test]
+    fn a_refusal_stands_where_the_text_would() {
+        let message = wire::Message { refusal: "no".into(), ..wire::Message::default() };
+        let answer = wire::ChatResponse { message: Some(message), ..wire::ChatResponse::default() };
+        let expected = json!({"role": "assistant", "content": null, "refusal": "no"});
+        assert_eq!(shown(answer)["choices"][0]["message"], expected);
     }
 
     #[test]

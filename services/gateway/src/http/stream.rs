@@ -71,6 +71,8 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     reasoning_content: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -193,13 +195,13 @@ impl Writer {
     }
 
     fn piece(&self, delta: wire::StreamDelta) -> Option<Bytes> {
-        let wire::StreamDelta { text, reasoning, tool_calls } = delta;
-        if text.is_empty() && reasoning.is_empty() && tool_calls.is_empty() {
+        if delta == wire::StreamDelta::default() {
             return None;
         }
-        let content = (!text.is_empty()).then_some(text);
+        let wire::StreamDelta { text, reasoning, tool_calls, refusal } = delta;
+        let [content, refusal] = [text, refusal].map(|text| (!text.is_empty()).then_some(text));
         let tool_calls = tool_calls.into_iter().map(Into::into).collect();
-        Some(self.delta(Delta { role: None, content, reasoning_content: reasoning, tool_calls }))
+        Some(self.delta(Delta { role: None, content, refusal, reasoning_content: reasoning, tool_calls }))
     }
 
     fn delta(&self, delta: Delta) -> Bytes {

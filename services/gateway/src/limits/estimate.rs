@@ -44,7 +44,7 @@ pub(super) fn answer_bytes(message: &wire::Message) -> u64 {
 /// What a model wrote of a piece of a stream, in bytes.
 pub(super) fn delta_bytes(delta: &wire::StreamDelta) -> u64 {
     let calls: usize = delta.tool_calls.iter().map(|call| call.name.len() + call.arguments.len()).sum();
-    (delta.text.len() + delta.reasoning.len() + calls) as u64
+    (delta.text.len() + delta.reasoning.len() + delta.refusal.len() + calls) as u64
 }
 
 fn message_tokens(message: &wire::Message) -> u64 {
@@ -65,7 +65,7 @@ fn text_bytes(part: &wire::ContentPart) -> u64 {
 /// What a message has besides its content.
 fn unseen_bytes(message: &wire::Message) -> u64 {
     let calls: usize = message.tool_calls.iter().map(|call| call.name.len() + call.arguments.len()).sum();
-    (message.reasoning.len() + calls) as u64
+    (message.reasoning.len() + message.refusal.len() + calls) as u64
 }
 
 fn tool_bytes(tool: &wire::Tool) -> usize {
@@ -109,6 +109,7 @@ mod tests {
             ("text", 4, message(part(Part::Text(TEXT.into())))),
             ("a picture", 765, message(part(Part::ImageUrl(TEXT.into())))),
             ("reasoning", 4, message(wire::Message { reasoning: TEXT.into(), ..wire::Message::default() })),
+            ("a refusal", 4, message(wire::Message { refusal: TEXT.into(), ..wire::Message::default() })),
             ("a call", 4, message(wire::Message { tool_calls: vec![call()], ..wire::Message::default() })),
             ("a tool", 4, wire::ChatRequest { tools: vec![described], ..wire::ChatRequest::default() }),
             ("its schema", 40, wire::ChatRequest { tools: vec![tool], ..wire::ChatRequest::default() }),
@@ -141,12 +142,18 @@ mod tests {
         let message = wire::Message {
             content: vec![wire::ContentPart { part: Some(Part::Text(TEXT.into())) }],
             reasoning: TEXT.into(),
+            refusal: TEXT.into(),
             tool_calls: vec![call()],
             ..wire::Message::default()
         };
-        assert_eq!(answer_bytes(&message), 3 * 16);
+        assert_eq!(answer_bytes(&message), 4 * 16);
         let piece = wire::ToolCallDelta { name: "f".into(), arguments: TEXT.into(), ..Default::default() };
-        let delta = wire::StreamDelta { text: "x".into(), reasoning: "y".into(), tool_calls: vec![piece] };
-        assert_eq!(delta_bytes(&delta), 19);
+        let delta = wire::StreamDelta {
+            text: "x".into(),
+            reasoning: "y".into(),
+            refusal: "z".into(),
+            tool_calls: vec![piece],
+        };
+        assert_eq!(delta_bytes(&delta), 20);
     }
 }

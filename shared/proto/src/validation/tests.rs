@@ -46,6 +46,7 @@ fn every_broken_rule_is_named_with_its_field() {
             ]),
             "messages[0].tool_calls",
         ),
+        (chat(vec![Message { refusal: "no".into(), ..text(Role::User, "x") }]), "messages[0].refusal"),
         (chat(vec![Message { name: "x".repeat(65), ..text(Role::User, "x") }]), "messages[0].name"),
     ];
     for (chat, field) in cases {

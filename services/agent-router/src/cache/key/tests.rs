@@ -55,6 +55,7 @@ const RELEVANT: &[Change] = &[
     ("its role", |a| a.last().role = Role::Tool.into()),
     ("its name", |a| a.last().name.push('x')),
     ("its tool call", |a| a.last().tool_calls.push(ToolCall { id: "x".into(), ..ToolCall::default() })),
+    ("its refusal", |a| a.last().refusal.push('x')),
     ("the call that it answers", |a| a.last().tool_call_id.push('x')),
     ("temperature", |a| a.sampling().temperature = Some(a.sampling().temperature.unwrap_or(0.0) + 0.125)),
     ("top_p", |a| a.sampling().top_p = Some(0.25)),

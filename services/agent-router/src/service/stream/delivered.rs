@@ -32,14 +32,14 @@ impl Delivered {
         self.collected.text()
     }
 
-    /// Bytes of text, reasoning and arguments so far.
+    /// Bytes of text, reasoning, refusal and arguments so far.
     pub(super) fn bytes(&self) -> usize {
         self.collected.len()
     }
 
-    /// Whether a tool call has begun.
-    pub(super) fn has_tool_calls(&self) -> bool {
-        self.collected.has_tool_calls()
+    /// Whether it is text and nothing else, but for reasoning.
+    pub(super) fn is_text(&self) -> bool {
+        self.collected.is_text()
     }
 
     /// Output tokens so far.

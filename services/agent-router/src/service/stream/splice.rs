@@ -76,7 +76,8 @@ impl Splice {
 
     /// Takes a piece.
     pub(super) fn take(&mut self, delta: StreamDelta) -> Spliced {
-        let calls = !delta.tool_calls.is_empty();
+        // Of neither there is a beginning to go on with.
+        let other = !delta.tool_calls.is_empty() || !delta.refusal.is_empty();
         match std::mem::replace(&mut self.state, State::New) {
             State::New => Spliced::New(delta),
             State::Again { said, up_to } => {
@@ -85,7 +86,7 @@ impl Splice {
                     let text = new.to_owned();
                     return piece(StreamDelta { text, reasoning: String::new(), ..delta });
                 }
-                if calls || !rest.starts_with(delta.text.as_str()) {
+                if other || !rest.starts_with(delta.text.as_str()) {
                     return Spliced::Differs;
                 }
                 self.state = State::Again { said, up_to: up_to + delta.text.len() };
@@ -97,7 +98,7 @@ impl Splice {
                     *self = Self { state: State::Again { said, up_to: 0 }, anew: true };
                     return self.take(StreamDelta { text: held, ..delta });
                 }
-                if said.starts_with(&held) && !calls {
+                if said.starts_with(&held) && !other {
                     self.state = State::Watched { said, held };
                     return Spliced::Nothing;
                 }
@@ -118,7 +119,7 @@ impl Splice {
 }
 
 fn piece(delta: StreamDelta) -> Spliced {
-    let empty = delta.text.is_empty() && delta.tool_calls.is_empty();
+    let empty = delta.text.is_empty() && delta.tool_calls.is_empty() && delta.refusal.is_empty();
     if empty { Spliced::Nothing } else { Spliced::New(delta) }
 }
 

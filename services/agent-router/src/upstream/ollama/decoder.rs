@@ -120,7 +120,12 @@ impl OllamaDecoder {
             let tool_calls: Vec<ToolCallDelta> = calls.collect();
             let (text, reasoning) = (message.content, message.thinking.unwrap_or_default());
             if !(text.is_empty() && reasoning.is_empty() && tool_calls.is_empty()) {
-                self.ready.push_back(Piece::Delta(StreamDelta { text, reasoning, tool_calls }));
+                self.ready.push_back(Piece::Delta(StreamDelta {
+                    text,
+                    reasoning,
+                    tool_calls,
+                    ..StreamDelta::default()
+                }));
             }
         }
         if self.model.is_none() {

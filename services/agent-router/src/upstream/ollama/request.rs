@@ -79,7 +79,9 @@ fn message<'a>(message: &'a Message, answers: Option<&str>) -> Result<Json<'a>, 
         Role::User | Role::Unspecified => "user",
     };
     json.insert("role".into(), role.into());
-    json.insert("content".into(), Value::from(crate::answer::text_of(message)).into());
+    // A refusal is what was said: Ollama has no other word for it.
+    let said = crate::answer::text_of(message) + &message.refusal;
+    json.insert("content".into(), Value::from(said).into());
     let images: Vec<Value> = message.content.iter().filter_map(image).collect::<Result<_, _>>()?;
     if !images.is_empty() {
         json.insert("images".into(), Value::from(images).into());
@@ -175,7 +177,9 @@ mod tests {
             let picture = content_part::Part::ImageUrl("data:image/png;base64,QUJD".into());
             let mut asks = user("what is this?");
             asks.content.push(ContentPart { part: Some(picture) });
-            request.messages = vec![asks, assistant, user("go on")];
+            let refused =
+                Message { role: Role::Assistant.into(), refusal: "no".into(), ..Message::default() };
+            request.messages = vec![asks, assistant, refused, user("go on")];
             request.sampling = Some(Sampling { max_tokens: Some(5), seed: Some(1), ..Sampling::default() });
         });
         let expected = json!({
@@ -185,6 +189,7 @@ mod tests {
                 {"role": "user", "content": "what is this?", "images": ["QUJD"]},
                 {"role": "assistant", "content": "",
                  "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]},
+                {"role": "assistant", "content": "no"},
                 {"role": "user", "content": "go on"},
             ],
         });

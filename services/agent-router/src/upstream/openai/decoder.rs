@@ -162,6 +162,7 @@ struct ChunkChoice {
 #[derive(Debug, Default, Deserialize)]
 struct Delta {
     content: Option<String>,
+    refusal: Option<String>,
     reasoning: Option<String>,
     reasoning_content: Option<String>,
     tool_calls: Option<Vec<ToolDelta>>,
@@ -198,9 +199,9 @@ impl Delta {
             text: self.content.unwrap_or_default(),
             reasoning: self.reasoning.or(self.reasoning_content).unwrap_or_default(),
             tool_calls: tool_calls.collect(),
+            refusal: self.refusal.unwrap_or_default(),
         };
-        let empty = delta.text.is_empty() && delta.reasoning.is_empty() && delta.tool_calls.is_empty();
-        (!empty).then_some(delta)
+        (delta != StreamDelta::default()).then_some(delta)
     }
 }
 
@@ -235,6 +236,17 @@ mod tests {
         let (pieces, _) = decode_all_ways(OpenAiDecoder::default, WHOLE);
         let Some(Piece::End(End { usage: Some(usage), .. })) = pieces.last() else { panic!("{pieces:?}") };
         assert_eq!((usage.input_tokens, usage.output_tokens), (3, 2));
+    }
+
+    #[test]
+    fn a_refusal_comes_in_pieces_too() {
+        let refused = WHOLE.replace("\"content\"", "\"refusal\"");
+        let (pieces, error) = decode_all_ways(OpenAiDecoder::default, &refused);
+        let said = pieces.iter().map(|piece| match piece {
+            Piece::Delta(delta) => delta.refusal.as_str(),
+            Piece::End(_) => ".",
+        });
+        assert_eq!((said.collect::<String>(), error), ("caf\u{e9}.".to_owned(), None));
     }
 
     #[test]

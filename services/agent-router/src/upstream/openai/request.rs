@@ -52,7 +52,7 @@ fn message(message: &Message) -> Value {
         Role::User | Role::Unspecified => "user",
     };
     json.insert("role".into(), role.into());
-    json.insert("content".into(), content(&message.content));
+    json.insert("content".into(), content(message));
     if !message.name.is_empty() {
         json.insert("name".into(), message.name.as_str().into());
     }
@@ -65,12 +65,18 @@ fn message(message: &Message) -> Value {
     json.into()
 }
 
-/// A single text is sent as a string, which every server and chat template takes.
-fn content(parts: &[ContentPart]) -> Value {
-    match parts {
-        [] => Value::Null,
-        [ContentPart { part: Some(content_part::Part::Text(text)) }] => text.as_str().into(),
-        parts => parts.iter().filter_map(part).collect(),
+/// A single text is sent as a string, which every server and chat template takes. A refusal is sent as what was said: hardly a
+/// template knows it, and without it the model would not know that it has refused.
+fn content(message: &Message) -> Value {
+    let refusal = (!message.refusal.is_empty()).then_some(message.refusal.as_str());
+    match (&message.content[..], refusal) {
+        ([], None) => Value::Null,
+        ([ContentPart { part: Some(content_part::Part::Text(text)) }], None) => text.as_str().into(),
+        ([], Some(refusal)) => refusal.into(),
+        (parts, refusal) => {
+            let refusal = refusal.map(|text| json!({ "type": "text", "text": text }));
+            parts.iter().filter_map(part).chain(refusal).collect()
+        }
     }
 }
 
@@ -268,7 +274,10 @@ mod tests {
             asks.content.push(part(content_part::Part::ImageUrl("https://example.com/a.png".into())));
             asks.name = "ann".into();
             let thought = Message { reasoning: "hm".into(), role: Role::Assistant.into(), ..user("a cat") };
-            request.messages = vec![asks, thought, user("sure?")];
+            let refused =
+                Message { role: Role::Assistant.into(), refusal: "no".into(), ..Message::default() };
+            let both = Message { refusal: "no".into(), role: Role::Assistant.into(), ..user("a dog?") };
+            request.messages = vec![asks, thought, user("sure?"), refused, both];
         });
         let expected = json!([
             {"role": "user", "name": "ann", "content": [
@@ -277,6 +286,8 @@ mod tests {
             ]},
             {"role": "assistant", "content": "a cat"},
             {"role": "user", "content": "sure?"},
+            {"role": "assistant", "content": "no"},
+            {"role": "assistant", "content": [{"type": "text", "text": "a dog?"}, {"type": "text", "text": "no"}]},
         ]);
         assert_eq!(body(&chat, "m", false)["messages"], expected);
     }

@@ -24,19 +24,17 @@ fn message(path: &str, json: &RawValue) -> Result<Message, Refusal> {
         "function" => return object.refuse("role", "must be tool, where it was function"),
         _ => return object.refuse("role", "must be system, developer, user, assistant or tool"),
     };
+    let mut refusal = String::new();
     let mut message = Message {
         role: role.into(),
-        content: content(&mut object)?,
+        content: content(&mut object, &mut refusal)?,
         tool_calls: tool_calls(&mut object)?,
         tool_call_id: object.text("tool_call_id")?.unwrap_or_default(),
         name: object.text("name")?.unwrap_or_default(),
         reasoning: reasoning(&mut object)?,
+        refusal: String::new(),
     };
-    // What the model refused to do is what it said.
-    let refusal = object.text("refusal")?;
-    if message.content.is_empty() {
-        message.content.extend(refusal.map(text));
-    }
+    message.refusal = object.text("refusal")?.unwrap_or(refusal);
     for (name, rule) in
         [("audio", "must not be set: only text"), ("function_call", "must not be set: use tool_calls")]
     {
@@ -60,7 +58,8 @@ fn text(text: String) -> ContentPart {
     ContentPart { part: Some(content_part::Part::Text(text)) }
 }
 
-fn content(message: &mut Object<'_>) -> Result<Vec<ContentPart>, Refusal> {
+/// What is said. Parts that are refusals are put into `refusal`.
+fn content(message: &mut Object<'_>, refusal: &mut String) -> Result<Vec<ContentPart>, Refusal> {
     let Some(json) = message.take("content") else { return Ok(Vec::new()) };
     if let Some(said) = read(json) {
         return Ok(vec![text(said)]);
@@ -69,14 +68,20 @@ fn content(message: &mut Object<'_>) -> Result<Vec<ContentPart>, Refusal> {
         return message.refuse("content", "must be a string or a list of parts");
     };
     let path = message.path("content");
-    parts.into_iter().enumerate().map(|(index, json)| part(&element(&path, index), json)).collect()
+    let parts = parts.into_iter().enumerate();
+    let parts = parts.map(|(index, json)| part(&element(&path, index), json, refusal));
+    parts.filter_map(Result::transpose).collect()
 }
 
-fn part(path: &str, json: &RawValue) -> Result<ContentPart, Refusal> {
+fn part(path: &str, json: &RawValue, refusal: &mut String) -> Result<Option<ContentPart>, Refusal> {
     let mut object = Object::of(path, json)?;
     let kind = object.required_text("type")?;
     let part = match kind.as_str() {
-        "text" | "refusal" => text(object.required_text(&kind)?),
+        "text" => Some(text(object.required_text("text")?)),
+        "refusal" => {
+            refusal.push_str(&object.required_text("refusal")?);
+            None
+        }
         "image_url" => {
             let Some(mut image) = object.object("image_url")? else {
                 return object.refuse("image_url", "must be set");
@@ -84,7 +89,7 @@ fn part(path: &str, json: &RawValue) -> Result<ContentPart, Refusal> {
             let url = image.required_text("url")?;
             image.ignore(&["detail"]);
             image.end()?;
-            ContentPart { part: Some(content_part::Part::ImageUrl(url)) }
+            Some(ContentPart { part: Some(content_part::Part::ImageUrl(url)) })
         }
         _ => return object.refuse("type", "must be text or image_url"),
     };

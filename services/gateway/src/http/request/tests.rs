@@ -126,6 +126,16 @@ fn a_whole_conversation_has_its_place_in_the_api() {
 }
 
 #[test]
+fn a_refusal_goes_back_as_one() {
+    let message = |json: &str| asked(&format!("{{\"messages\": [{json}]}}")).unwrap().chat.messages.remove(0);
+    let whole = message(r#"{"role": "assistant", "content": null, "refusal": "no"}"#);
+    let parts = r#"[{"type": "text", "text": "sorry"}, {"type": "refusal", "refusal": "no"}]"#;
+    let parts = message(&format!(r#"{{"role": "assistant", "content": {parts}}}"#));
+    assert_eq!((whole.content, whole.refusal.as_str()), (vec![], "no"));
+    assert_eq!((parts.content, parts.refusal.as_str()), (vec![text("sorry")], "no"));
+}
+
+#[test]
 fn choices_and_forms_are_told_apart() {
     let chat = |more: &str| asked(&hello(more)).unwrap().chat;
     for (mode, expected) in [

@@ -95,6 +95,13 @@ async fn tokens_are_counted_in_a_chunk_of_their_own_where_that_was_asked_for() {
 }
 
 #[tokio::test]
+async fn a_refusal_comes_in_pieces() {
+    let refused = wire::StreamDelta { refusal: "no".into(), ..wire::StreamDelta::default() };
+    let (events, _) = written(vec![start(), event(Event::Delta(refused)), end()], false, None).await;
+    assert_eq!(chunk(&events[1])["choices"][0]["delta"], json!({"refusal": "no"}));
+}
+
+#[tokio::test]
 async fn tool_calls_come_in_pieces_and_a_handover_in_a_comment() {
     let piece = |id: &str, name: &str, arguments: &str| {
         let call =

@@ -105,6 +105,9 @@ fn reasoning_before_the_first_new_text_is_dropped_and_calls_are_not() {
     let call = StreamDelta { tool_calls: vec![ToolCallDelta::default()], ..text("") };
     assert_eq!(Splice::beginning_anew("a").take(call.clone()), Spliced::Differs);
     assert_eq!(Splice::going_on(SAID).take(call.clone()), Spliced::New(call));
+    let refused = StreamDelta { refusal: "no".into(), ..text("") };
+    assert_eq!(Splice::beginning_anew("a").take(refused.clone()), Spliced::Differs);
+    assert_eq!(Splice::going_on(SAID).take(refused.clone()), Spliced::New(refused));
 }
 
 proptest! {
