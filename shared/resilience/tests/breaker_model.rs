@@ -13,12 +13,14 @@
 
 mod breaker_model {
     pub(crate) mod model;
+    pub(crate) mod settings;
 }
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use breaker_model::model::{MS, Model, Settings, Ticket};
+use breaker_model::model::{Model, Ticket};
+use breaker_model::settings::{MS, Settings};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use resilience::{
