@@ -16,7 +16,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,7 +24,9 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::breaker::InvalidConfig;
+use crate::breaker::{InvalidConfig, Outcome};
+use crate::chain::AttemptOutcome;
+use crate::classify::Verdict;
 use crate::clock::{Clock as _, SystemClock};
 use crate::deadline::Deadline;
 use crate::limit::{AdaptiveConfig, AdaptiveLimit, Measured};
@@ -147,11 +149,16 @@ pub struct Bulkhead {
 }
 
 struct Inner {
-    config: BulkheadConfig,
+    config: Mutex<BulkheadConfig>,
     slots: Arc<Semaphore>,
     size: Mutex<Size>,
-    /// Where the size is found out.
-    sensor: Option<Sensor>,
+    clock: SystemClock,
+    /// What finds out how many slots are good. `None` where that is given.
+    limit: Mutex<Option<AdaptiveLimit>>,
+    /// Whether there is such a limit. Read without its lock: a call that sees it late is not measured.
+    is_measured: AtomicBool,
+    /// Whether the size may change. Where it never does, a slot is given back without a lock.
+    is_resized: AtomicBool,
     waiting: AtomicU32,
     admitted: AtomicU64,
     rejected_queue: AtomicU64,
@@ -166,26 +173,21 @@ struct Size {
     surplus: u32,
 }
 
-/// What finds out how many slots are good.
-struct Sensor {
-    clock: SystemClock,
-    limit: Mutex<AdaptiveLimit>,
-}
-
 impl Bulkhead {
     /// A bulkhead with all its slots free.
     pub fn new(config: BulkheadConfig) -> Self {
         let limit = config.adaptive.map_or(config.max_concurrent(), |bounds| bounds.initial());
-        let sensor = config.adaptive.map(|bounds| {
-            let clock = SystemClock::new();
-            Sensor { limit: Mutex::new(AdaptiveLimit::new(bounds, clock.now())), clock }
-        });
+        let clock = SystemClock::new();
+        let is_adaptive = config.adaptive.is_some();
         Self {
             inner: Arc::new(Inner {
-                config,
+                config: Mutex::new(config),
                 slots: Arc::new(Semaphore::new(permits(limit))),
                 size: Mutex::new(Size { limit, surplus: 0 }),
-                sensor,
+                limit: Mutex::new(config.adaptive.map(|bounds| AdaptiveLimit::new(bounds, clock.now()))),
+                clock,
+                is_measured: AtomicBool::new(is_adaptive),
+                is_resized: AtomicBool::new(is_adaptive),
                 waiting: AtomicU32::new(0),
                 admitted: AtomicU64::new(0),
                 rejected_queue: AtomicU64::new(0),
@@ -195,9 +197,30 @@ impl Bulkhead {
         }
     }
 
-    /// The configuration it was made with.
-    pub fn config(&self) -> &BulkheadConfig {
-        &self.inner.config
+    /// Its configuration.
+    pub fn config(&self) -> BulkheadConfig {
+        *self.inner.config.lock()
+    }
+
+    /// Takes another configuration. Calls under way keep their slots: where there are fewer from now on, the next caller gets one
+    /// when enough of them have ended. A number of slots that was found out stays, as far as the new bounds allow, with all that it
+    /// was found out by.
+    pub fn reconfigure(&self, config: BulkheadConfig) {
+        let inner = &*self.inner;
+        // One at a time, from the configuration to the slots.
+        let mut current = inner.config.lock();
+        if *current == config {
+            return;
+        }
+        *current = config;
+        inner.is_resized.store(true, Ordering::Relaxed);
+        let mut limit = inner.limit.lock();
+        *limit = config.adaptive.map(|bounds| match limit.take() {
+            Some(found) => found.within(bounds),
+            None => AdaptiveLimit::new(bounds, inner.clock.now()),
+        });
+        inner.is_measured.store(limit.is_some(), Ordering::Relaxed);
+        inner.resize(limit.as_ref().map_or(config.max_concurrent(), AdaptiveLimit::limit));
     }
 
     /// A slot, if one is free now. Never takes one before those who wait. Counted as given, never as refused: who has
@@ -235,12 +258,13 @@ impl Bulkhead {
         if let Some(permit) = self.try_acquire() {
             return Ok(permit);
         }
-        let Inner { config, slots, .. } = &*self.inner;
+        let config = self.config();
         let begun = Instant::now();
-        let place = Place::take(&self.inner)?;
+        let place = Place::take(&self.inner, config.max_waiting)?;
         let limit = Deadline::after(config.max_wait);
         let limit = deadline.map_or(limit, |deadline| deadline.min(limit));
-        let slot = tokio::time::timeout_at(limit.instant(), Arc::clone(slots).acquire_owned()).await;
+        let slot =
+            tokio::time::timeout_at(limit.instant(), Arc::clone(&self.inner.slots).acquire_owned()).await;
         place.leave();
         // The semaphore is never closed; if it were, no slot would come any more either.
         if let Ok(Ok(slot)) = slot {
@@ -269,7 +293,7 @@ impl Bulkhead {
 impl fmt::Debug for Bulkhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bulkhead")
-            .field("config", &self.inner.config)
+            .field("config", &self.config())
             .field("counts", &self.snapshot())
             .finish_non_exhaustive()
     }
@@ -317,7 +341,7 @@ pub struct BulkheadPermit {
 impl BulkheadPermit {
     fn new(inner: &Arc<Inner>, slot: OwnedSemaphorePermit) -> Self {
         inner.admitted.fetch_add(1, Ordering::Relaxed);
-        let taken_at = inner.sensor.as_ref().map(|sensor| sensor.clock.now());
+        let taken_at = inner.is_measured.load(Ordering::Relaxed).then(|| inner.clock.now());
         Self { slot: Some(slot), inner: Arc::clone(inner), taken_at }
     }
 
@@ -334,17 +358,39 @@ impl BulkheadPermit {
         });
     }
 
-    /// The call was cut off by its time limit, or the backend said that it has too much to do. The slot stays taken.
+    /// The call was cut off by its time limit. The slot stays taken.
+    pub fn timed_out(&mut self) {
+        self.tell(|limit, now, _taken_at, in_flight| limit.timed_out(now, in_flight));
+    }
+
+    /// The backend said that it has too much to do. The slot stays taken.
     pub fn overloaded(&mut self) {
         self.tell(|limit, now, _taken_at, in_flight| limit.overloaded(now, in_flight));
     }
 
+    /// The call ended so: says what that means for the load, if anything. The slot stays taken.
+    pub(crate) fn ended_as(&mut self, verdict: &Verdict) {
+        match verdict.outcome {
+            AttemptOutcome::Overloaded => self.overloaded(),
+            // One that a hurried client caused says nothing about the load.
+            AttemptOutcome::Timeout if verdict.breaker == Outcome::Failure => self.timed_out(),
+            AttemptOutcome::Timeout
+            | AttemptOutcome::Success
+            | AttemptOutcome::Failure
+            | AttemptOutcome::Rejected
+            | AttemptOutcome::Miss
+            | AttemptOutcome::Cancelled
+            | AttemptOutcome::Skipped(_) => {}
+        }
+    }
+
     fn tell(&mut self, word: impl FnOnce(&mut AdaptiveLimit, Duration, Duration, u32) -> u32) {
-        let (Some(sensor), Some(taken_at)) = (&self.inner.sensor, self.taken_at.take()) else { return };
+        let Some(taken_at) = self.taken_at.take() else { return };
         // All of it within the lock, so that the last word is also the last to resize, and knows what the one before it did.
-        let mut limit = sensor.limit.lock();
+        let mut limit = self.inner.limit.lock();
+        let Some(limit) = &mut *limit else { return };
         let (before, in_flight) = self.inner.taken();
-        let wanted = word(&mut limit, sensor.clock.now(), taken_at, in_flight);
+        let wanted = word(limit, self.inner.clock.now(), taken_at, in_flight);
         if wanted != before {
             self.inner.resize(wanted);
         }
@@ -360,7 +406,7 @@ impl fmt::Debug for BulkheadPermit {
 impl Drop for BulkheadPermit {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
-        if self.inner.sensor.is_none() {
+        if !self.inner.is_resized.load(Ordering::Relaxed) {
             return;
         }
         let mut size = self.inner.size.lock();
@@ -381,8 +427,7 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn take(inner: &'a Inner) -> Result<Self, BulkheadFull> {
-        let longest = inner.config.max_waiting;
+    fn take(inner: &'a Inner, longest: u32) -> Result<Self, BulkheadFull> {
         let one_more = |waiting| (waiting < longest).then_some(waiting + 1);
         match inner.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
             Ok(_) => Ok(Self { inner, left: false }),

@@ -85,20 +85,6 @@ impl Verdict {
         self.retry_after = retry_after;
         self
     }
-
-    /// Whether it says that there is too much to do. A timeout that a hurried client caused does not.
-    pub(crate) fn is_overload(&self) -> bool {
-        match self.outcome {
-            AttemptOutcome::Overloaded => true,
-            AttemptOutcome::Timeout => self.breaker == Outcome::Failure,
-            AttemptOutcome::Success
-            | AttemptOutcome::Failure
-            | AttemptOutcome::Rejected
-            | AttemptOutcome::Miss
-            | AttemptOutcome::Cancelled
-            | AttemptOutcome::Skipped(_) => false,
-        }
-    }
 }
 
 impl From<Verdict> for CallReport {

@@ -289,6 +289,48 @@ async fn a_slot_that_is_dropped_without_a_word_changes_nothing() {
     assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (4, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn another_configuration_counts_the_calls_that_are_under_way() {
+    let bulkhead = bulkhead(2, 0, ms(0));
+    let mut held: Vec<_> = std::iter::from_fn(|| bulkhead.try_acquire()).collect();
+    bulkhead.reconfigure(BulkheadConfig::new(3).unwrap().with_queue(1, ms(10)).unwrap());
+    held.extend(std::iter::from_fn(|| bulkhead.try_acquire()));
+    assert_eq!((held.len(), bulkhead.snapshot().in_flight, bulkhead.config().max_waiting()), (3, 3, 1));
+    assert!(matches!(bulkhead.acquire().await, Err(BulkheadFull::Wait { slots: 3, .. })), "now one may wait");
+
+    bulkhead.reconfigure(BulkheadConfig::new(1).unwrap());
+    for in_flight in [3, 2] {
+        assert_eq!((bulkhead.snapshot().limit, bulkhead.snapshot().in_flight), (1, in_flight));
+        drop(held.pop());
+        assert!(bulkhead.try_acquire().is_none(), "one is under way still");
+    }
+    drop(held.pop());
+    assert_eq!(std::iter::from_fn(|| bulkhead.try_acquire()).collect::<Vec<_>>().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_that_was_found_out_stays_as_far_as_new_bounds_allow() {
+    let bounds = |min, initial, max| {
+        BulkheadConfig::adaptive(AdaptiveConfig::new(min, initial, max).unwrap()).unwrap()
+    };
+    let bulkhead = adaptive(1, 10, 10);
+    bulkhead.try_acquire().unwrap().overloaded();
+    assert_eq!(bulkhead.snapshot().limit, 9);
+    for (config, limit) in [
+        (bounds(1, 20, 100), 9),
+        (bounds(1, 1, 5), 5),
+        (bounds(8, 20, 100), 8),
+        (BulkheadConfig::new(3).unwrap(), 3),
+        // Nothing was found out by a number.
+        (bounds(1, 20, 100), 20),
+    ] {
+        bulkhead.reconfigure(config);
+        assert_eq!((bulkhead.snapshot().limit, bulkhead.config()), (limit, config));
+    }
+    bulkhead.try_acquire().unwrap().overloaded();
+    assert_eq!(bulkhead.snapshot().limit, 18);
+}
+
 proptest! {
     #[test]
     fn however_it_is_resized_no_slot_is_lost_or_made(steps in proptest::collection::vec((0_u8..3, 1_u32..20), 1..200)) {

@@ -95,10 +95,8 @@ impl CallGuard {
     }
 
     fn end(&mut self, verdict: Verdict) {
-        if let Some(slot) = &mut self.slot
-            && verdict.is_overload()
-        {
-            slot.overloaded();
+        if let Some(slot) = &mut self.slot {
+            slot.ended_as(&verdict);
         }
         if let Some(permit) = self.permit.take() {
             if verdict.breaker == Outcome::Success {

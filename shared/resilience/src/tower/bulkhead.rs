@@ -158,10 +158,10 @@ where
                     let result = ready!(future.poll(cx));
                     if slot.is_measured() {
                         let verdict = judge(this.classify, &result);
-                        if verdict.is_overload() {
-                            slot.overloaded();
-                        } else if verdict.outcome == AttemptOutcome::Success {
+                        if verdict.outcome == AttemptOutcome::Success {
                             slot.answered(Measured::Whole);
+                        } else {
+                            slot.ended_as(&verdict);
                         }
                     }
                     // Gives the slot back now, whatever becomes of the future.
