@@ -3,7 +3,8 @@
 //! A new configuration makes new agents, which take the place of the old ones between two requests: what is in flight keeps
 //! the agents that it began with. What the configuration left as it was is carried over, with its connections and its
 //! statistics: a tier whose settings are the same, and an agent whose own settings and tiers are the same. A changed one
-//! starts anew, and says since when it counts.
+//! starts anew, and says since when it counts. Only what bounds a tier's calls goes with the tier's name, whatever has changed: the
+//! calls that are in flight are at the same servers as those that come.
 
 mod current;
 
@@ -100,7 +101,7 @@ impl Agents {
     /// Builds the tiers, gives each backend its breaker, and puts them into chains. What is as it was in `previous` is
     /// taken from there.
     ///
-    /// A breaker that is known by then keeps its settings until [`settle`](Self::settle).
+    /// A breaker or a tier's bound that is known by then keeps its settings until [`settle`](Self::settle).
     ///
     /// # Errors
     /// Two tiers want one backend's breaker with different settings, there are too many breakers, the system has no
@@ -116,7 +117,7 @@ impl Agents {
         let budget = previous.map_or_else(fresh, |previous| previous.budget.clone());
         let rests = previous.map(|previous| previous.rests.clone()).unwrap_or_default();
         let known_stay = previous.is_some();
-        let parts = Parts { settings, cache, breakers, budget: &budget, rests: &rests, known_stay };
+        let parts = Parts { settings, cache, breakers, budget: &budget, rests: &rests, known_stay, previous };
         let mut tiers: BTreeMap<&str, Arc<Tier<Backend>>> = BTreeMap::new();
         let mut pools = BTreeMap::new();
         let mut carried = BTreeSet::new();
@@ -159,11 +160,18 @@ impl Agents {
         Ok(Self { by_name, default, tiers, pools, budget, rests, made_of: settings.tiers.clone() })
     }
 
-    /// Gives the breakers of these agents their settings. A breaker keeps its state as far as these allow.
+    /// Gives the breakers and the tiers' bounds of these agents their settings. A breaker keeps its state, and a bound what it has
+    /// found out, as far as these allow.
     pub fn settle(&self, settings: &Settings, breakers: &CircuitBreakerRegistry) {
         for breaker in breakers.all().iter().filter(|breaker| *breaker.config() != settings.breaker) {
             if self.uses(breaker) {
                 breaker.reconfigure(settings.breaker.clone(), "configuration", "reloaded");
+            }
+        }
+        for tier in &self.tiers {
+            let model = settings.tiers.get(&*tier.name).and_then(TierSettings::model);
+            if let (Some(bulkhead), Some(model)) = (&tier.bulkhead, model) {
+                bulkhead.reconfigure(model.pool.concurrency);
             }
         }
     }
@@ -183,6 +191,11 @@ impl Agents {
     fn tier_made_of(&self, name: &str, settings: &TierSettings) -> Option<&Arc<Tier<Backend>>> {
         self.made_of.get(name).filter(|made_of| *made_of == settings)?;
         self.tiers.iter().find(|tier| *tier.name == *name)
+    }
+
+    /// What bounds the calls of the tier of this name.
+    fn bulkhead_of(&self, name: &str) -> Option<&Bulkhead> {
+        self.tiers.iter().find(|tier| *tier.name == *name)?.bulkhead.as_ref()
     }
 
     /// The agent or plain model of this name; the default agent for an empty name.
@@ -251,6 +264,7 @@ struct Parts<'a> {
     rests: &'a Rests,
     /// Whether breakers that exist are taken as they are: until the new agents are in use, a refusal must leave them so.
     known_stay: bool,
+    previous: Option<&'a Agents>,
 }
 
 impl Parts<'_> {
@@ -352,6 +366,7 @@ impl Parts<'_> {
             tier.reserve = reserve;
             return Ok((tier, None));
         };
+        let known = self.previous.and_then(|previous| previous.bulkhead_of(name)).cloned();
         let timeouts = model.timeouts;
         let mut tier = Tier::of_pool(name, pool);
         tier.timeout = Some(timeouts.total);
@@ -363,7 +378,7 @@ impl Parts<'_> {
         tier.hedge = model.hedge.map(HedgeSettings::build).transpose()?;
         tier.takes_hedges = true;
         tier.capacity = model.context_tokens.map_or(Capacity::Unknown, Capacity::UpTo);
-        tier.bulkhead = Some(Bulkhead::new(model.pool.concurrency));
+        tier.bulkhead = Some(known.unwrap_or_else(|| Bulkhead::new(model.pool.concurrency)));
         Ok((tier, servers))
     }
 }

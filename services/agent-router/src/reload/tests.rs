@@ -127,6 +127,52 @@ async fn a_server_rests_for_all_its_tiers_and_for_those_of_the_next_configuratio
 }
 
 #[tokio::test]
+async fn a_tier_that_changes_counts_the_calls_that_are_under_way() {
+    let mut running = Running::new();
+    let bulkhead =
+        |running: &Running| running.agent("assistant").unwrap().chain.tiers()[0].bulkhead.clone().unwrap();
+    let bound = |config: &mut Config, max| {
+        let concurrency = crate::config::ConcurrencyConfig {
+            adaptive: Some(false),
+            max: Some(max),
+            ..crate::config::ConcurrencyConfig::default()
+        };
+        config.tiers.get_mut("max").unwrap().concurrency = Some(concurrency);
+    };
+    running.change(|config| bound(config, 2)).unwrap();
+    let mut held: Vec<_> = std::iter::from_fn(|| bulkhead(&running).try_acquire()).collect();
+    assert_eq!(held.len(), 2);
+
+    let slower = |config: &mut Config| config.tiers.get_mut("max").unwrap().timeout = Some(Seconds::new(7));
+    running.change(slower).unwrap();
+    assert!(bulkhead(&running).try_acquire().is_none(), "the two are at the same servers");
+    assert_eq!(bulkhead(&running).snapshot().in_flight, 2);
+
+    let mut config = running.config.clone();
+    bound(&mut config, 5);
+    drop(running.reload.prepare(&config).unwrap());
+    assert_eq!(bulkhead(&running).snapshot().limit, 2, "what is not applied changes nothing");
+    running.change(|config| bound(config, 3)).unwrap();
+    held.extend(std::iter::from_fn(|| bulkhead(&running).try_acquire()));
+    assert_eq!((held.len(), bulkhead(&running).snapshot().limit), (3, 3));
+}
+
+#[tokio::test]
+async fn a_limit_that_was_found_out_survives_other_settings() {
+    let mut running = Running::new();
+    let ollama =
+        |running: &Running| running.agent("assistant").unwrap().chain.tiers()[1].bulkhead.clone().unwrap();
+    let initial = ollama(&running).snapshot().limit;
+    ollama(&running).try_acquire().unwrap().overloaded();
+    let found = ollama(&running).snapshot().limit;
+    assert!(found < initial);
+    let slower =
+        |config: &mut Config| config.tiers.get_mut("ollama").unwrap().timeout = Some(Seconds::new(7));
+    running.change(slower).unwrap();
+    assert_eq!(ollama(&running).snapshot().limit, found);
+}
+
+#[tokio::test]
 async fn what_is_not_valid_changes_nothing() {
     let mut running = Running::new();
     let before = running.reload.agents.get();
