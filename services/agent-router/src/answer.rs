@@ -24,12 +24,19 @@ pub struct Origin {
     pub created_at: SystemTime,
     /// For an earlier answer: how old it is.
     pub cache_age: Option<Duration>,
+    /// How long its server took to load the model for it, where that is known with where it comes from: of a whole answer.
+    pub cold_start: Duration,
 }
 
 impl Origin {
     /// An answer that a model makes now.
     pub fn model(upstream_model: &str) -> Self {
-        Self { upstream_model: Arc::from(upstream_model), created_at: SystemTime::now(), cache_age: None }
+        Self {
+            upstream_model: Arc::from(upstream_model),
+            created_at: SystemTime::now(),
+            cache_age: None,
+            cold_start: Duration::ZERO,
+        }
     }
 }
 
@@ -89,6 +96,8 @@ pub struct End {
     pub usage: Option<Usage>,
     /// Events that were no sense and were passed over. With any, some of the answer may be missing.
     pub malformed_events: u32,
+    /// How long its server took to load the model for it.
+    pub cold_start: Duration,
 }
 
 /// A streamed answer whose first content has arrived.

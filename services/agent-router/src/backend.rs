@@ -3,7 +3,7 @@
 mod resume;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{FinishReason, TierKind};
 use reqwest::Url;
@@ -12,7 +12,7 @@ use resilience::{
     PeakEwma, PeakEwmaConfig, Rest, Silence, SystemClock, Tier, stable_hash,
 };
 
-use crate::answer::{Answer, AnswerStream, Origin, assistant_message};
+use crate::answer::{Answer, AnswerStream, Origin, Piece, assistant_message};
 pub use crate::cache::Store;
 use crate::cache::{AnswerCache, CacheKey};
 use crate::chat::Chat;
@@ -139,7 +139,13 @@ impl Backend {
             Target::Cache(cache) => cache.read(key).await,
             Target::Message(text) => Ok(degraded(text)),
         };
-        self.measure(&mut call, answer.as_ref().err());
+        match &answer {
+            Ok(answer) => {
+                call.ended(answer.origin.cold_start);
+                self.failures.record(false);
+            }
+            Err(error) => self.failed(&mut call, error),
+        }
         answer
     }
 
@@ -160,13 +166,8 @@ impl Backend {
         self.hand_over(call, opened)
     }
 
-    /// Tells those who choose among backends how a call went.
-    fn measure(&self, call: &mut InFlight, error: Option<&UpstreamError>) {
-        let Some(error) = error else {
-            call.answered();
-            self.failures.record(false);
-            return;
-        };
+    /// Tells those who choose among backends of a call that failed.
+    fn failed(&self, call: &mut InFlight, error: &UpstreamError) {
         let verdict = error.verdict();
         let failed = verdict.breaker == Outcome::Failure || verdict.outcome == AttemptOutcome::Overloaded;
         if failed || matches!(error, UpstreamError::ModelMissing(_)) {
@@ -191,7 +192,17 @@ impl Backend {
         mut call: InFlight,
         opened: Result<AnswerStream, UpstreamError>,
     ) -> Result<AnswerStream, UpstreamError> {
-        self.measure(&mut call, opened.as_ref().err());
+        match &opened {
+            Ok(opened) => {
+                match &opened.first {
+                    Piece::End(end) => call.ended(end.cold_start),
+                    Piece::Delta(_) if self.kind.tells_cold_starts() => call.begun(),
+                    Piece::Delta(_) => call.answered(),
+                }
+                self.failures.record(false);
+            }
+            Err(error) => self.failed(&mut call, error),
+        }
         let mut stream = opened?;
         stream.rest.hold(call);
         Ok(stream)
@@ -214,6 +225,10 @@ impl resilience::Backend for Backend {
     fn silence(&self) -> Option<&Silence> {
         Some(&self.silence)
     }
+
+    fn tells_cold_starts(&self) -> bool {
+        self.kind.tells_cold_starts()
+    }
 }
 
 /// The kind of a tier. `None` for one without backends, such as a cache tier where the cache is off.
@@ -231,7 +246,7 @@ fn degraded(text: &str) -> Answer {
         message: assistant_message(text.to_owned()),
         finish_reason: FinishReason::Stop,
         usage: None,
-        origin: Origin { upstream_model: Arc::from(""), created_at: SystemTime::now(), cache_age: None },
+        origin: Origin::model(""),
     }
 }
 

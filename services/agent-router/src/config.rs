@@ -130,6 +130,11 @@ impl Kind {
             Self::Message => "message",
         }
     }
+
+    /// Whether the ends of its answers say how long the model was loaded for them.
+    pub(crate) fn tells_cold_starts(self) -> bool {
+        self == Self::Ollama
+    }
 }
 
 /// The version of HTTP that is spoken to a server.

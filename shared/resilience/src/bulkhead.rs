@@ -358,6 +358,16 @@ impl BulkheadPermit {
         });
     }
 
+    /// The same, after `latency`: whoever says so only later, or knows what of the time does not count.
+    pub fn answered_after(&mut self, measured: Measured, latency: Duration) {
+        self.tell(|limit, now, _taken_at, in_flight| limit.answered(now, measured, latency, in_flight));
+    }
+
+    /// How long it has been taken, where that is measured.
+    pub(crate) fn held(&self) -> Option<Duration> {
+        Some(self.inner.clock.now().saturating_sub(self.taken_at?))
+    }
+
     /// The call was cut off by its time limit. The slot stays taken.
     pub fn timed_out(&mut self) {
         self.tell(|limit, now, _taken_at, in_flight| limit.timed_out(now, in_flight));

@@ -5,6 +5,7 @@
 //! of a model: nobody asks to wait for what is there.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{StreamDelta, ToolCallDelta};
 
@@ -44,7 +45,12 @@ impl From<Answer> for AnswerStream {
                 }),
             );
         }
-        pieces.push_back(Piece::End(End { finish_reason, usage, malformed_events: 0 }));
+        pieces.push_back(Piece::End(End {
+            finish_reason,
+            usage,
+            malformed_events: 0,
+            cold_start: Duration::ZERO,
+        }));
         // An answer without content begins with an empty piece, as every stream begins with one.
         let first = match pieces.pop_front() {
             Some(piece @ Piece::Delta(_)) => piece,
@@ -95,7 +101,12 @@ mod tests {
             pieces += 1;
             next = stream.rest.next().await.unwrap();
         }
-        let end = End { finish_reason: FinishReason::Stop, usage: None, malformed_events: 0 };
+        let end = End {
+            finish_reason: FinishReason::Stop,
+            usage: None,
+            malformed_events: 0,
+            cold_start: Duration::ZERO,
+        };
         assert_eq!(next, Some(Piece::End(end)));
         assert_eq!(stream.rest.next().await.unwrap(), None);
         (collector.into_message(), pieces)

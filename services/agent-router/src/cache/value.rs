@@ -9,7 +9,6 @@
 //! LZ4, not zstd: answers are a few kilobytes of text, read in the time that a request waits. It decodes at gigabytes a
 //! second, in safe Rust; zstd would save perhaps another third of the bytes for a C library.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use aiplatform_proto::inference::v1::{CachedAnswer, CachedValue, CachedValueEncoding as Encoding};
@@ -134,7 +133,7 @@ fn answer(cached: CachedAnswer) -> Result<Answer, Unusable> {
         message: cached.message.ok_or(Unusable::Incomplete)?,
         finish_reason,
         usage: cached.usage,
-        origin: Origin { upstream_model: Arc::from(cached.upstream_model), created_at, cache_age: Some(age) },
+        origin: Origin { created_at, cache_age: Some(age), ..Origin::model(&cached.upstream_model) },
     };
     if answer.is_worth_keeping() { Ok(answer) } else { Err(Unusable::Incomplete) }
 }

@@ -303,7 +303,15 @@ impl InferenceService for Inference {
         let metrics = &self.shared.metrics;
         let given_up = GivenUp::new(&asked.agent.name, metrics);
         let came = {
-            let own = pin!(asked.agent.chain.run(asked.walk(false, &exclude, given_up.trail()), ask));
+            let own = pin!(async {
+                let walk = asked.walk(false, &exclude, given_up.trail());
+                let mut served = asked.agent.chain.open(walk, ask).await?;
+                if let Some(mut guard) = served.guard.take() {
+                    guard.cold_start(served.answer.origin.cold_start);
+                    guard.success();
+                }
+                Ok::<_, ChainError<UpstreamError>>(served)
+            });
             joined.or_own(own, metrics, given_up.trail()).await
         };
         let own = given_up.for_another();

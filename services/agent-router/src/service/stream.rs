@@ -193,13 +193,13 @@ impl Driver {
     }
 
     fn end(&mut self, end: End) -> Result<(), Status> {
-        let End { finish_reason, usage, malformed_events } = end;
+        let End { finish_reason, usage, malformed_events, cold_start } = end;
         let malformed_events = malformed_events.saturating_add(self.malformed);
         let last = self.leg.splice.end();
         self.deliver(last)?;
         self.changed_hands();
         self.over = true;
-        self.leg.guard.success();
+        self.leg.guard.success(cold_start);
         let (billed, usage_estimated) = self.delivered.bill(usage, self.leg.splice.begins_anew());
         let message = self.delivered.take().into_message();
         // What was passed over may have been a piece of the answer: nobody else shall get it without.

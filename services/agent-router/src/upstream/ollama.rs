@@ -4,6 +4,8 @@ mod calls;
 mod decoder;
 mod request;
 
+use std::time::Duration;
+
 use aiplatform_proto::inference::v1::{FinishReason, Usage};
 use reqwest::Url;
 use resilience::Deadline;
@@ -80,7 +82,7 @@ impl OllamaBackend {
         if !reply.done {
             return Err(UpstreamError::Interrupted("the answer is not done".into()));
         }
-        let (finish_reason, usage) = (reply.finish_reason()?, reply.usage());
+        let (finish_reason, usage, cold_start) = (reply.finish_reason()?, reply.usage(), reply.cold_start());
         let message = reply.message.unwrap_or_default();
         let mut ids = CallIds::new(Uuid::new_v4());
         let mut answer = assistant_message(message.content);
@@ -89,6 +91,7 @@ impl OllamaBackend {
         let finish_reason =
             if answer.tool_calls.is_empty() { finish_reason } else { FinishReason::ToolCalls };
         let origin = Origin::model(reply.model.as_deref().unwrap_or(&self.model));
+        let origin = Origin { cold_start, ..origin };
         Ok(Answer { message: answer, finish_reason, usage, origin })
     }
 
@@ -124,6 +127,8 @@ struct Reply {
     done_reason: Option<String>,
     prompt_eval_count: Option<u64>,
     eval_count: Option<u64>,
+    /// In nanoseconds, as all durations.
+    load_duration: Option<u64>,
     error: Option<String>,
 }
 
@@ -139,6 +144,11 @@ impl Reply {
     fn finish_reason(&self) -> Result<FinishReason, UpstreamError> {
         // Versions before 0.2 give no reason, and it is `done` that says that the answer is whole.
         Ok(finish::finish_reason(self.done_reason.as_deref())?.unwrap_or(FinishReason::Stop))
+    }
+
+    /// How long the model was loaded for this answer: of one that was loaded, some milliseconds.
+    fn cold_start(&self) -> Duration {
+        self.load_duration.map(Duration::from_nanos).unwrap_or_default()
     }
 
     fn usage(&self) -> Option<Usage> {

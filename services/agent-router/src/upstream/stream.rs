@@ -161,9 +161,11 @@ impl UpstreamStream {
         let next = self.advance().await.and_then(|piece| self.measure(piece));
         self.quiet_until = None;
         match &next {
-            Ok(Some(Piece::End(End { finish_reason, usage, .. }))) => {
+            Ok(Some(Piece::End(End { finish_reason, usage, cold_start, .. }))) => {
                 self.ended = true;
-                self.call = None;
+                if let Some(mut call) = self.call.take() {
+                    call.ended(*cold_start);
+                }
                 self.attempt.succeed(*finish_reason, usage.as_ref());
             }
             Ok(_) => {}

@@ -113,7 +113,7 @@ impl PeakEwma {
     /// A call begins.
     pub fn begin(&self) -> InFlight {
         self.inner.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight { load: self.clone(), begun: self.inner.clock.now(), measured: false }
+        InFlight { load: self.clone(), begun: self.inner.clock.now(), first_after: None, measured: false }
     }
 
     /// Keeps the average from decaying. The one that is not known becomes that of a failure.
@@ -148,6 +148,8 @@ impl PeakEwma {
 pub struct InFlight {
     load: PeakEwma,
     begun: Duration,
+    /// When the first content was there, where more is to be said about that.
+    first_after: Option<Duration>,
     measured: bool,
 }
 
@@ -156,6 +158,19 @@ impl InFlight {
     pub fn answered(&mut self) {
         let took = self.elapsed();
         self.measure(took);
+    }
+
+    /// The first content of a stream is there, but only its end says how much of the time was a cold start:
+    /// [`ended`](Self::ended). Dropped without that, the call says nothing.
+    pub fn begun(&mut self) {
+        self.first_after = Some(self.elapsed());
+    }
+
+    /// The call has ended, and so much of the time to its first content, or to its end where there was no other, the backend took to
+    /// start. That is no latency of the next call's.
+    pub fn ended(&mut self, cold_start: Duration) {
+        let took = self.first_after.unwrap_or_else(|| self.elapsed());
+        self.measure(took.saturating_sub(cold_start));
     }
 
     /// The call failed. It stays under way until it is dropped.
@@ -191,7 +206,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if !self.measured {
+        if !self.measured && self.first_after.is_none() {
             let held = self.elapsed();
             if held > self.load.latency() {
                 self.measure(held);
@@ -310,6 +325,27 @@ mod tests {
         clock.advance(ms(1000));
         call(&load, &clock, ms(40));
         assert!(load.latency() < ms(4900), "{:?}", load.latency());
+    }
+
+    #[test]
+    fn a_cold_start_is_no_latency() {
+        let (load, clock) = load();
+        let mut cold = load.begin();
+        clock.advance(ms(1500));
+        cold.begun();
+        clock.advance(ms(9000));
+        cold.ended(ms(1400));
+        assert_eq!(load.latency(), ms(100));
+        let mut given_up = load.begin();
+        clock.advance(ms(1500));
+        given_up.begun();
+        let before = load.latency();
+        drop(given_up);
+        assert_eq!((load.latency(), load.in_flight()), (before, 1), "the first is not dropped yet");
+        let mut whole = load.begin();
+        clock.advance(ms(1500));
+        whole.ended(ms(1300));
+        assert_eq!(load.latency(), ms(200));
     }
 
     #[test]

@@ -15,18 +15,26 @@ use super::word::Word;
 pub struct CallReport {
     outcome: Outcome,
     took: Option<Duration>,
+    cold_start: Duration,
     retry_after: Option<Duration>,
 }
 
 impl CallReport {
     /// Just the outcome.
     pub fn new(outcome: Outcome) -> Self {
-        Self { outcome, took: None, retry_after: None }
+        Self { outcome, took: None, cold_start: Duration::ZERO, retry_after: None }
     }
 
     /// The caller measured how long the call took; the breaker's own clock is not asked.
     pub fn took(mut self, took: Duration) -> Self {
         self.took = Some(took);
+        self
+    }
+
+    /// So much of that time, whoever measured it, the backend took to start, such as to load its model. That is no slowness: it is
+    /// taken off.
+    pub fn cold_start(mut self, took: Duration) -> Self {
+        self.cold_start = took;
         self
     }
 
@@ -122,6 +130,15 @@ impl<B: Borrow<CircuitBreaker>> Permit<B> {
         }
     }
 
+    /// The same, but a probe whose first chunk was slow does not pass: only its end says whether the time was that of a cold start
+    /// ([`CallReport::cold_start`]).
+    pub fn pass_quick_probe(&mut self) {
+        self.first_chunk();
+        if !self.breaker.borrow().config().is_slow(self.first_chunk) {
+            self.pass_probe();
+        }
+    }
+
     /// The call succeeded. For a stream: its terminal chunk arrived.
     #[inline]
     pub fn success(self) {
@@ -146,9 +163,13 @@ impl<B: Borrow<CircuitBreaker>> Permit<B> {
     /// clock is asked only where slow calls or a time window need it.
     #[inline]
     pub fn record(mut self, report: impl Into<CallReport>) {
-        let CallReport { outcome, took, retry_after } = report.into();
+        let CallReport { outcome, took, cold_start, retry_after } = report.into();
         self.settled = true;
-        self.settle(took, |took| Settlement::Outcome { outcome, took, retry_after });
+        self.settle(took, |took| Settlement::Outcome {
+            outcome,
+            took: took.map(|took| took.saturating_sub(cold_start)),
+            retry_after,
+        });
     }
 
     #[inline]

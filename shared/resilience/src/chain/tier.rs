@@ -37,6 +37,12 @@ pub trait Backend: Send + Sync + 'static {
     fn silence(&self) -> Option<&Silence> {
         None
     }
+
+    /// Whether the ends of its answers say how long it took to start for them ([`CallGuard::cold_start`](super::CallGuard::cold_start)).
+    /// Then nobody is told before the end how fast it was. False by default.
+    fn tells_cold_starts(&self) -> bool {
+        false
+    }
 }
 
 /// One step of a chain.

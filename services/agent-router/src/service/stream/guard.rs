@@ -32,8 +32,10 @@ impl StreamGuard {
         output
     }
 
-    pub(super) fn success(&mut self) {
-        if let Some(guard) = self.guard.take() {
+    /// The answer is whole, and its server took so long to load the model for it.
+    pub(super) fn success(&mut self, cold_start: Duration) {
+        if let Some(mut guard) = self.guard.take() {
+            guard.cold_start(cold_start);
             guard.success();
         }
     }
@@ -92,13 +94,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_end_is_a_success_and_an_error_a_failure_once() {
         let (mut guard, breaker) = begun().await;
-        guard.success();
+        guard.success(Duration::ZERO);
         guard.failure();
         drop(guard);
         assert_eq!(totals(&breaker), (1, 0, 0));
         let (mut guard, breaker) = begun().await;
         guard.failure();
-        guard.success();
+        guard.success(Duration::ZERO);
         assert_eq!(totals(&breaker), (0, 1, 0));
     }
 

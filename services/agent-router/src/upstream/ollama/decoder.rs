@@ -2,6 +2,7 @@
 //! whose model was unloaded is broken. A malformed line is passed over and counted.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCall, ToolCallDelta, Usage};
 
@@ -21,6 +22,7 @@ pub(in crate::upstream) struct OllamaDecoder {
     ids: CallIds,
     malformed: Malformed,
     usage: Option<Usage>,
+    cold_start: Duration,
     /// What the line that is done said.
     finish: Option<FinishReason>,
     ended: bool,
@@ -55,7 +57,8 @@ impl PieceDecoder for OllamaDecoder {
         };
         if !std::mem::replace(&mut self.ended, true) {
             let malformed_events = self.malformed.count();
-            self.ready.push_back(Piece::End(End { finish_reason, usage: self.usage, malformed_events }));
+            let (usage, cold_start) = (self.usage, self.cold_start);
+            self.ready.push_back(Piece::End(End { finish_reason, usage, malformed_events, cold_start }));
         }
         Ok(())
     }
@@ -91,6 +94,7 @@ impl OllamaDecoder {
             ids,
             malformed: Malformed::default(),
             usage: None,
+            cold_start: Duration::ZERO,
             finish: None,
             ended: false,
         }
@@ -112,6 +116,7 @@ impl OllamaDecoder {
         }
         let finish_reason = reply.done.then(|| reply.finish_reason());
         self.usage = reply.usage().or(self.usage);
+        self.cold_start = self.cold_start.max(reply.cold_start());
         if let Some(message) = reply.message {
             let calls = message.tool_calls.into_iter().flatten().map(|call| {
                 let (index, ToolCall { id, name, arguments }) = self.ids.next(call);
@@ -152,20 +157,21 @@ mod tests {
     const FIRST: &str =
         "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"caf\u{e9}\"},\"done\":false}\n";
     const LAST: &str = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\
-        \"done_reason\":\"stop\",\"prompt_eval_count\":3,\"eval_count\":2}";
+        \"done_reason\":\"stop\",\"load_duration\":1400000000,\"prompt_eval_count\":3,\"eval_count\":2}";
 
     #[test]
     fn a_stream_is_the_same_however_it_is_split_with_or_without_a_last_line_end() {
         for body in [format!("{FIRST}\r\n{LAST}\n"), format!("{FIRST}{LAST}")] {
             let (pieces, error) = decode_all_ways(decoder, &body);
             assert_eq!(error, None);
-            let [Piece::Delta(delta), Piece::End(End { finish_reason, usage: Some(usage), .. })] =
+            let [Piece::Delta(delta), Piece::End(End { finish_reason, usage: Some(usage), cold_start, .. })] =
                 &pieces[..]
             else {
                 panic!("{pieces:?}")
             };
             assert_eq!((delta.text.as_str(), *finish_reason), ("caf\u{e9}", FinishReason::Stop));
             assert_eq!((usage.input_tokens, usage.output_tokens), (3, 2));
+            assert_eq!(*cold_start, Duration::from_millis(1400));
         }
     }
 

@@ -7,6 +7,7 @@
 //! only if its end is.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use aiplatform_proto::inference::v1::{FinishReason, StreamDelta, ToolCallDelta, Usage};
 use serde::Deserialize;
@@ -60,7 +61,9 @@ impl PieceDecoder for OpenAiDecoder {
         };
         if !std::mem::replace(&mut self.ended, true) {
             let malformed_events = self.malformed.count();
-            self.ready.push_back(Piece::End(End { finish_reason, usage: self.usage, malformed_events }));
+            let cold_start = Duration::ZERO;
+            let end = End { finish_reason, usage: self.usage, malformed_events, cold_start };
+            self.ready.push_back(Piece::End(end));
         }
         Ok(())
     }

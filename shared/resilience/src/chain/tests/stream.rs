@@ -1,3 +1,5 @@
+mod cold_start;
+
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::*;

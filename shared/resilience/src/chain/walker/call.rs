@@ -211,6 +211,7 @@ impl<B: Backend> Walker<'_, B> {
         let state = permit.as_ref().map(Permit::state);
         let silence = turn.backend.silence().cloned();
         let wait = silence.zip(limit).map(|(silence, limit)| Wait::begin(silence, limit));
+        let tells_cold_starts = turn.backend.tells_cold_starts();
         Call {
             index,
             retry: turn.retry,
@@ -221,7 +222,7 @@ impl<B: Backend> Walker<'_, B> {
             is_hedge: why == Some(ExtraCall::Hedge),
             begun: self.log.begin(&tier.name, turn.backend.name(), state, turn.retry, why),
             backend: turn.backend,
-            guard: CallGuard::new(permit, slot, self.chain.budget.clone(), wait),
+            guard: CallGuard::new(permit, slot, self.chain.budget.clone(), wait, tells_cold_starts),
         }
     }
 
