@@ -149,12 +149,13 @@ impl Service for Gateway {
             CircuitBreakerServiceServer::new(breakers.clone())
                 .max_decoding_message_size(section.max_request_bytes),
         );
-        let options = |http1| ServerOptions {
+        let options = |http1_keep_alive| ServerOptions {
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             max_connection_age: Some(age),
             ping: section.limits.ping(),
-            http1,
+            http1_keep_alive,
         };
+        let keep_alive = Some(section.limits.keep_alive_timeout.0);
         let connections = Connections::new(section.limits.connections(), &mut registry);
         let (grpc, http) = (grpc.watched(connections.clone()), http.watched(connections));
 
@@ -164,8 +165,9 @@ impl Service for Gateway {
         let openai = http::HttpRoutes::new(core, breakers, limits);
         let pages = http::cors_layer(&section.cors);
         let edge = (pages, http::EdgeLayer, layer.clone(), http::Refusals, within.clone(), openai);
-        let http = grpc::serve(http, services.clone(), edge, health.clone(), shutdown.clone(), options(true));
-        let grpc = grpc::serve(grpc, services, (layer, within), health, shutdown, options(false));
+        let http =
+            grpc::serve(http, services.clone(), edge, health.clone(), shutdown.clone(), options(keep_alive));
+        let grpc = grpc::serve(grpc, services, (layer, within), health, shutdown, options(None));
         let servers = Box::pin(async { tokio::try_join!(grpc, http).map(|((), ())| ()) });
         background.end_with(servers, admin).await
     }

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 
 use crate::config::Endpoint;
 use crate::health::Health;
-use crate::serving::{Listener, ServeError};
+use crate::serving::{self, Listener, ServeError};
 use crate::shutdown::Shutdown;
 use crate::tls::ClientTls;
 
@@ -46,14 +46,18 @@ pub struct ServerOptions {
     pub max_connection_age: Option<Duration>,
     /// When a client is asked whether it is still there.
     pub ping: Ping,
-    /// Whether HTTP/1.1 is spoken beside HTTP/2.
-    pub http1: bool,
+    /// Whether HTTP/1.1 is spoken beside HTTP/2, and how long a connection of it is kept for its next request then.
+    pub http1_keep_alive: Option<Duration>,
 }
 
 impl ServerOptions {
     /// For the suite's own services, which share one connection for all their requests.
-    pub const INTERNAL: Self =
-        Self { max_concurrent_streams: 4096, max_connection_age: None, ping: Ping::USUAL, http1: false };
+    pub const INTERNAL: Self = Self {
+        max_concurrent_streams: 4096,
+        max_connection_age: None,
+        ping: Ping::USUAL,
+        http1_keep_alive: None,
+    };
 }
 
 /// The routes of health and reflection, to which a service adds its own.
@@ -111,8 +115,17 @@ where
     <L::Service as Service<Request<Body>>>::Future: Send,
 {
     let incoming = listener.incoming();
+    let closed = async move {
+        shutdown.draining().cancelled().await;
+        health.drain().await;
+        shutdown.closing().cancelled().await;
+    };
+    if let Some(keep_alive) = options.http1_keep_alive {
+        let service = layer.layer(routes.prepare());
+        serving::http::serve(incoming, service, options, keep_alive, closed).await;
+        return Ok(());
+    }
     let mut server = Server::builder()
-        .accept_http1(options.http1)
         .max_concurrent_streams(options.max_concurrent_streams)
         .http2_keepalive_interval(Some(options.ping.interval))
         .http2_keepalive_timeout(Some(options.ping.timeout))
@@ -120,11 +133,6 @@ where
     if let Some(age) = options.max_connection_age {
         server = server.max_connection_age(age);
     }
-    let closed = async move {
-        shutdown.draining().cancelled().await;
-        health.drain().await;
-        shutdown.closing().cancelled().await;
-    };
     server.layer(layer).add_routes(routes).serve_with_incoming_shutdown(incoming, closed).await?;
     Ok(())
 }

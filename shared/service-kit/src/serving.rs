@@ -3,6 +3,7 @@
 mod connection;
 mod connections;
 mod gathered;
+pub(crate) mod http;
 mod incoming;
 mod open_streams;
 

@@ -30,6 +30,24 @@ fn impatient() -> Options {
         .with("AIP__GATEWAY__LIMITS__BODY_TIMEOUT", "1")
 }
 
+#[tokio::test]
+async fn a_connection_of_http_1_is_kept_for_as_long_as_is_set() {
+    let suite = Options::new().with("AIP__GATEWAY__LIMITS__KEEP_ALIVE_TIMEOUT", "2").start().await;
+    let mut client = TcpStream::connect(suite.gateway.address("http")).await.unwrap();
+    for _ in 0..2 {
+        client.write_all(b"HEAD /v1/models HTTP/1.1\r\nhost: gateway\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            assert!(client.read_buf(&mut answer).await.unwrap() > 0, "closed");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+    let began = Instant::now();
+    assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    let kept = began.elapsed();
+    assert!((Duration::from_millis(1500)..Duration::from_secs(20)).contains(&kept), "{kept:?}");
+}
+
 /// A client of HTTP/2 that takes at most `window` bytes of an answer. Its connection lives in `tasks`.
 async fn raw(address: SocketAddr, window: u32, tasks: &mut JoinSet<()>) -> SendRequest<Bytes> {
     let tcp = TcpStream::connect(address).await.unwrap();

@@ -23,6 +23,8 @@ pub struct LimitsConfig {
     pub max_connections: u32,
     /// How long a new connection may take until it has said which protocol it speaks.
     pub begin_timeout: Seconds,
+    /// How long a connection of HTTP/1.1 is kept for its next request.
+    pub keep_alive_timeout: Seconds,
     /// How long a client of HTTP/2 may be silent before it is asked whether it is still there.
     pub ping_interval: Seconds,
     /// How long it has for its answer.
@@ -45,6 +47,7 @@ impl Default for LimitsConfig {
             max_in_flight: 1000,
             max_connections: 4096,
             begin_timeout: Seconds::new(10),
+            keep_alive_timeout: Seconds::new(75),
             ping_interval: Seconds::new(30),
             ping_timeout: Seconds::new(10),
             write_timeout: Seconds::new(30),
@@ -84,6 +87,7 @@ impl LimitsConfig {
         problems.require(most >= 1, "gateway.limits.max_connections", most, "must be at least 1");
         for (key, time) in [
             ("gateway.limits.begin_timeout", self.begin_timeout),
+            ("gateway.limits.keep_alive_timeout", self.keep_alive_timeout),
             ("gateway.limits.ping_interval", self.ping_interval),
             ("gateway.limits.ping_timeout", self.ping_timeout),
             ("gateway.limits.write_timeout", self.write_timeout),
