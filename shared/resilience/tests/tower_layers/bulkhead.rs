@@ -81,18 +81,29 @@ async fn a_bulkhead_that_finds_out_its_size_grows_with_calls_that_are_fast_enoug
     assert!(limit >= 8, "{limit}");
 }
 
+/// In windows that fill the limit, since others tell nothing of it.
 #[tokio::test(start_paused = true)]
 async fn and_shrinks_where_there_is_too_much_to_do() {
-    for (verdict, limit) in [(Verdict::TIMEOUT, 3), (Verdict::overloaded(None), 3), (Verdict::FAILURE, 4)] {
-        let bulkhead = adaptive();
-        let classify = move |_: &Result<u16, Said>| verdict;
-        let client =
-            ServiceBuilder::new().layer(BulkheadLayer::new(bulkhead.clone(), classify)).service_fn(serve);
+    for (verdict, shrinks) in
+        [(Verdict::TIMEOUT, true), (Verdict::overloaded(None), true), (Verdict::FAILURE, false)]
+    {
         // In an answer it is seen as well as in an error.
-        for ask in [Ask::Fail, Ask::Answer] {
-            drop(client.clone().oneshot(ask).await);
+        for answers in [true, false] {
+            let bulkhead = adaptive();
+            let serve = move |ask: Ask| async move {
+                tokio::time::sleep(ms(100)).await;
+                if answers { Ok(200) } else { Err(Said(ask)) }
+            };
+            let classify = move |_: &Result<u16, Said>| verdict;
+            let client =
+                ServiceBuilder::new().layer(BulkheadLayer::new(bulkhead.clone(), classify)).service_fn(serve);
+            for _ in 0..20 {
+                let calls: JoinSet<_> = (0..4).map(|_| client.clone().oneshot(Ask::Fail)).collect();
+                calls.join_all().await;
+            }
+            let limit = bulkhead.snapshot().limit;
+            assert_eq!(limit < 4, shrinks, "{limit} after {verdict:?}");
         }
-        assert_eq!(bulkhead.snapshot().limit, limit, "{verdict:?}");
     }
 }
 
